@@ -1,0 +1,213 @@
+"""The one configuration schema: typed, documented, and strict about unknown keys.
+
+A configuration is the defaults below, then a preset or YAML file, then `key=value` overrides
+(`train.epochs=3`). A misspelt key is an error that names the nearest one.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ggnet.errors import UserError
+
+PRESETS = Path(__file__).parent / "configs"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+
+class ModelConfig(_Section):
+    """What network to build. The switches are those of the paper's Tables 1 to 3."""
+
+    backbone: Literal["tiny", "dla34", "hourglass104"] = "tiny"
+    width: int = Field(32, ge=8, description="channels of the tiny backbone's feature map")
+    aggregation: Literal[
+        "gaze",
+        "interaction",
+        "interaction+human",
+        "interaction+object",
+        "interaction+human+object",
+        "actpoints",
+    ] = Field(
+        "gaze",
+        description="features behind the verb scores (Table 3): GGNet's glance and gaze; the "
+        "interaction point alone (PPDM); with the human's and/or object's point; ActPoints "
+        "without glance and gaze",
+    )
+    gaze_steps: int = Field(2, ge=0, le=3, description="Table 2; used by aggregation=gaze")
+    actpoints: Literal[9, 25, 49] = Field(25, description="points per step (Table 2)")
+    shared_features: bool = Field(False, description="one feature convolution for all gaze steps")
+    apm: bool = Field(True, description="offsets for each verb separately (action-aware matching)")
+
+
+class LossConfig(_Section):
+    """Loss terms and weights; defaults are the paper's (Eq. 4 to 7, Tables 6 and 7)."""
+
+    interaction: Literal["hna", "focal"] = "hna"
+    alpha: float = Field(2.0, ge=0)
+    beta: float = Field(7.0, ge=0, description="power of a hard negative's weight (Table 6)")
+    gamma: float = Field(4.0, ge=0)
+    eps: float = Field(1e-4, gt=0, lt=0.5)
+    hard_negative_radius: int = Field(3, ge=0, description="cells")
+    target_style: Literal["split", "same"] = Field(
+        "split",
+        description="split: gaze steps see sharper positives (factor 8) and wider hard negatives "
+        "(factor 2) than the glance step (6 and 6); same: 6 and 6 everywhere",
+    )
+    glance_weight: float = Field(0.1, ge=0)
+    gaze_weight: float = Field(0.1, ge=0, description="of every gaze step but the last")
+    size_weight: float = Field(0.1, ge=0)
+    center_weight: float = Field(1.0, ge=0)
+    offset_weight: float = Field(0.1, ge=0, description="lambda_1 (Table 7)")
+    offset_reduction: Literal["mean", "sum"] = Field(
+        "mean", description="over stacks; the published code sums"
+    )
+
+
+class DataConfig(_Section):
+    """Where the images are and how they are fed."""
+
+    root: str = "data/scenes"
+    input_size: tuple[int, int] = Field((128, 128), description="height and width in pixels")
+    augment: bool = True
+    scale: tuple[float, float] = Field((0.7, 1.3), description="random scale of the crop")
+    shift: bool = Field(True, description="random crop center")
+    flip: float = Field(0.5, ge=0, le=1)
+    color: bool = True
+    workers: int = Field(1, ge=0)
+    max_objects: int = Field(128, ge=1)
+    max_pairs: int = Field(64, ge=1)
+    compat: Literal["none", "original"] = Field(
+        "none", description="original: truncate boxes to cells as the published code does"
+    )
+
+
+class TrainConfig(_Section):
+    """Optimization, precision, bookkeeping."""
+
+    epochs: int = Field(120, ge=1)
+    batch_size: int = Field(16, ge=1, description="images a step and process")
+    accumulate: int = Field(1, ge=1, description="micro-batches a step")
+    lr: float = Field(1.5e-4, gt=0)
+    lr_schedule: Literal["step", "onecycle"] = Field(
+        "step", description="step: the paper's x0.1 at lr_steps; onecycle: for short runs"
+    )
+    lr_steps: tuple[int, ...] = Field((90, 120), description="epochs after which lr drops to 0.1x")
+    glance_lr_multiplier: float = Field(10.0, gt=0, description="the published code's value")
+    clip: float = Field(0.0, ge=0, description="gradient norm limit; 0: none")
+    precision: Literal["float32", "bf16"] = "float32"
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average; 0: none")
+    device: str = Field("auto", description="auto, cpu, cuda")
+    seed: int = Field(317, ge=0)
+    deterministic: bool = False
+    checkpoint_minutes: float = Field(
+        5.0, ge=0, description="time between checkpoints; 0: each step"
+    )
+    checkpoint_steps: int = Field(0, ge=0, description="steps between checkpoints; 0: by time only")
+    eval_every: int = Field(0, ge=0, description="epochs between evaluations; 0: at the end only")
+    tensorboard: bool = True
+
+
+class EvalConfig(_Section):
+    """Decoding and evaluation."""
+
+    k: int = Field(100, ge=1, le=1024, description="peaks of each kind and triplets an image")
+    rule: Literal["product", "distance"] = "product"
+    batch_size: int = Field(16, ge=1)
+    rare_threshold: int = Field(10, ge=1, description="HOIs with fewer training instances are rare")
+
+
+class Config(_Section):
+    """The whole configuration."""
+
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _input_fits_backbone(self) -> "Config":
+        multiple = {"tiny": 16, "dla34": 32, "hourglass104": 128}[self.model.backbone]
+        if any(side <= 0 or side % multiple for side in self.data.input_size):
+            raise ValueError(
+                f"data.input_size is {list(self.data.input_size)}; backbone "
+                f"{self.model.backbone} needs multiples of {multiple}"
+            )
+        return self
+
+
+def load_config(source: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+    """Defaults, then `source` (a preset's name or a YAML file), then `section.key=value` items.
+
+    Raises:
+        UserError: no such preset or file, YAML that does not parse, an unknown key (with the
+            nearest known one), a value of the wrong type or out of range.
+    """
+    values = _read(source) if source is not None else {}
+    for item in overrides or []:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise UserError(f"override '{item}' is not of the form section.key=value")
+        *sections, name = key.strip().split(".")
+        node = values
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise UserError(f"override '{item}': '{section}' is not a section")
+        node[name] = yaml.safe_load(text)
+    return parse_config(values, str(source or "configuration"))
+
+
+def parse_config(values: dict[str, Any], origin: str = "configuration") -> Config:
+    """Validate nested plain values; every problem is listed in one UserError."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_explain(item)}" for item in error.errors())
+        raise UserError(f"{origin} is not valid:\n{problems}") from None
+
+
+def _read(source: str | Path) -> dict[str, Any]:
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        path = PRESETS / f"{source}.yaml"
+        if not path.exists():
+            names = sorted(preset.stem for preset in PRESETS.glob("*.yaml"))
+            hint = _nearest(str(source), names)
+            raise UserError(
+                f"no preset '{source}'{hint}. Presets: {', '.join(names)}; or a .yaml file"
+            )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds a {type(values).__name__}; expected sections with keys")
+    return values
+
+
+def _explain(item: dict[str, Any]) -> str:
+    location = ".".join(str(part) for part in item["loc"])
+    if item["type"] != "extra_forbidden":
+        prefix = f"{location}: " if location else ""
+        return (
+            f"{prefix}{item['msg'].removeprefix('Value error, ')} (got {item['input']!r})"
+            if location
+            else item["msg"].removeprefix("Value error, ")
+        )
+    section: Any = Config
+    for part in item["loc"][:-1]:
+        section = section.model_fields[part].annotation
+    return f"unknown key '{location}'{_nearest(str(item['loc'][-1]), section.model_fields)}"
+
+
+def _nearest(name: str, known) -> str:
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{match[0]}'?" if match else ""
