@@ -1,0 +1,47 @@
+# The two commands of the README are `make demo` and `make test`; `make help` lists the rest.
+PYTHON ?= python3
+# Any torch from 2.11 on. A machine that already has one in an activated environment does not need
+# this file: `pip install -e .` builds against the torch that it finds.
+TORCH ?= torch==2.13.0
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' 'csrc/*.cu')
+BUILD_INPUTS := pyproject.toml setup.py $(shell find csrc kernels -type f 2>/dev/null)
+
+.PHONY: help setup demo test lint format clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.ready  ## .venv with the dependencies and the compiled package
+
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("ggnet needs Python 3.11 or newer; " + sys.executable + " is " + sys.version.split()[0] + ". Say which to use: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.torch $(BUILD_INPUTS)
+	$(BIN)/python -m pip install --quiet 'setuptools>=77' wheel ninja
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[test,dev]'
+	@touch $@
+
+demo: setup  ## build, generate the bundled dataset, train, evaluate, draw (under 10 minutes on 2 cores)
+	$(BIN)/ggnet demo
+
+test: setup  ## every test that runs without a GPU (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup  ## ruff and clang-format, checks only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: setup  ## apply ruff's and clang-format's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist *.egg-info ggnet/*.so
