@@ -1,0 +1,173 @@
+// What a kernel file needs of the device, and the only inline PTX of the package.
+//
+// A *_kernels.cuh includes this header and no other of CUDA's or Torch's. nvcc compiles the device
+// side; a host compiler gets the emulation of csrc/simt, lane for lane. Fragment layouts are those
+// of the PTX ISA ("Warp-level matrix instructions"). The tensor-core and cp.async wrappers need
+// sm_80; a kernel for older devices must not reach them.
+#pragma once
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace ggnet {
+inline void check_cuda(cudaError_t status, const char* what) {
+  if (status != cudaSuccess)
+    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+}
+}  // namespace ggnet
+
+#define GGNET_SHARED_ARRAY(Type, name, count) __shared__ Type name[count]
+#define GGNET_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+// Launches on `stream` and raises when the launch is refused. More than 48 KiB of dynamic shared
+// memory must be asked for.
+#define GGNET_LAUNCH(kernel, grid, shape, dynamic_bytes, stream, ...)                         \
+  do {                                                                                        \
+    if ((dynamic_bytes) > (48u << 10))                                                        \
+      ::ggnet::check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),         \
+                                               cudaFuncAttributeMaxDynamicSharedMemorySize,   \
+                                               static_cast<int>(dynamic_bytes)),              \
+                          #kernel);                                                           \
+    (kernel)<<<grid, shape, dynamic_bytes, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__); \
+    ::ggnet::check_cuda(cudaGetLastError(), #kernel);                                         \
+  } while (0)
+#else
+#include "simt/warp.h"
+#endif
+
+namespace ggnet {
+
+struct alignas(16) Vec16 {
+  uint32_t word[4];
+};
+
+// 128-bit accesses; the address must be a multiple of 16.
+__device__ __forceinline__ Vec16 load16(const void* address) {
+#if defined(__CUDACC__)
+  const uint4 v = *static_cast<const uint4*>(address);
+  return Vec16{{v.x, v.y, v.z, v.w}};
+#else
+  return simt::load16<Vec16>(address);
+#endif
+}
+__device__ __forceinline__ void store16(void* address, const Vec16& v) {
+#if defined(__CUDACC__)
+  *static_cast<uint4*>(address) = make_uint4(v.word[0], v.word[1], v.word[2], v.word[3]);
+#else
+  simt::store16(address, v);
+#endif
+}
+
+// d(16x8, float32) += a(16x16, row) * b(16x8, col), two halves or bfloat16s a register.
+__device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4],
+                                            const uint32_t (&b)[2], __half) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif !defined(__CUDACC__)
+  simt::mma<16>(d, a, b, SIMT_SITE, simt::decode_half);
+#endif
+}
+__device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4],
+                                            const uint32_t (&b)[2], __nv_bfloat16) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+      "{%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif !defined(__CUDACC__)
+  simt::mma<16>(d, a, b, SIMT_SITE, simt::decode_bfloat16);
+#endif
+}
+
+// d(16x8, float32) += a(16x8, row) * b(8x8, col) in tf32; operands rounded by to_tf32.
+__device__ __forceinline__ void mma_16x8x8_tf32(float (&d)[4], const uint32_t (&a)[4],
+                                                const uint32_t (&b)[2]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif !defined(__CUDACC__)
+  simt::mma<8>(d, a, b, SIMT_SITE, simt::decode_tf32);
+#endif
+}
+// Round to nearest, ties away from zero, as cvt.rna does.
+__device__ __forceinline__ uint32_t to_tf32(float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint32_t r;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(x));
+  return r;
+#elif defined(__CUDACC__)
+  return __float_as_uint(x);
+#else
+  const uint32_t u = __float_as_uint(x);
+  return (u & 0x7f800000u) == 0x7f800000u ? u : (u + 0x1000u) & 0xffffe000u;
+#endif
+}
+
+// Four 8x8 matrices of 16-bit elements from shared memory; lane i names row i%8 of matrix i/8.
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
+#if defined(__CUDACC__)
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+#else
+  simt::ldmatrix_x4(r, row, false, SIMT_SITE);
+#endif
+}
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) {
+#if defined(__CUDACC__)
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+#else
+  simt::ldmatrix_x4(r, row, true, SIMT_SITE);
+#endif
+}
+
+// Copies 16 bytes from global to shared memory without waiting; the bytes beyond `source_bytes`
+// become zero (0: nothing is read).
+__device__ __forceinline__ void cp_async16(void* shared, const void* global,
+                                           int source_bytes = 16) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global),
+               "r"(source_bytes)
+               : "memory");
+#elif !defined(__CUDACC__)
+  simt::async_copy(shared, global, 16, source_bytes);
+#endif
+}
+__device__ __forceinline__ void cp_async_commit() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#elif !defined(__CUDACC__)
+  simt::async_commit();
+#endif
+}
+// Waits until at most `groups` of the committed groups of this thread are still under way.
+template <int groups>
+__device__ __forceinline__ void cp_async_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");
+#elif !defined(__CUDACC__)
+  simt::async_wait(groups);
+#endif
+}
+
+}  // namespace ggnet
