@@ -1,0 +1,68 @@
+"""The compiled library's sources and flags: the one list that every way of building it reads."""
+
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# The oldest torch whose stable ABI the library asks for: it loads under this and every later one.
+MIN_TORCH = (2, 11)
+LIBRARY = "_C.abi3.so"
+BUILD_INFO = "_build_info.json"
+BYTES_PER_JOB = 1 << 30  # what compiling one file takes at most, with room to spare
+
+
+def sources() -> list[str]:
+    """C++ files of the library, relative to the repository root."""
+    paths = [ROOT / "csrc/library.cpp", *sorted(ROOT.glob("csrc/*/*_cpu.cpp"))]
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+def headers() -> list[str]:
+    """Headers that a change of makes the library stale."""
+    return [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("csrc/*/*.h"))]
+
+
+def cxx_flags() -> list[str]:
+    """Compiler flags. No -march: kernels choose their instruction set at run time."""
+    major, minor = MIN_TORCH
+    return [
+        "-std=c++20",
+        "-O3",
+        "-g0",
+        "-fvisibility=hidden",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000",
+        "-DTORCH_STABLE_ONLY",
+    ]
+
+
+def jobs(cpus: int, memory: int) -> int:
+    """Compiler processes at once on `cpus` processors and `memory` bytes of free memory."""
+    return max(1, min(cpus, memory // BYTES_PER_JOB))
+
+
+def free_memory() -> int:
+    """Free bytes, of the machine or of the control group that limits this process."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        return min(free, limit - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):  # no control group, or "max": no limit
+        return free
+
+
+def write_build_info(folder: Path, torch_version: str, cuda: str | None) -> None:
+    """Record beside the library what it was built for; read when it is loaded."""
+    info = {
+        "torch": torch_version,
+        "cuda": cuda,
+        "python": platform.python_version(),
+        "platform": f"{sys.platform}-{platform.machine()}",
+        "min_torch": ".".join(map(str, MIN_TORCH)),
+    }
+    (folder / BUILD_INFO).write_text(json.dumps(info, indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""Triton alternatives of the CUDA kernels, one file an operator; installed as `ggnet.kernels`."""
