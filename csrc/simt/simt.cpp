@@ -76,6 +76,8 @@ struct Worker {
     stacks = static_cast<unsigned char*>(std::aligned_alloc(4096, kStack * kMaxThreads));
     if (!stacks) throw std::bad_alloc();
     state.fibers.resize(kMaxThreads);
+    state.stacks = stacks;
+    state.stacks_end = stacks + kStack * kMaxThreads;
   }
   ~Worker() { std::free(stacks); }
 };
@@ -246,7 +248,7 @@ void Counters::add(const Counters& o) {
   store_requests += o.store_requests;
   atomic_bytes += o.atomic_bytes;
   atomic_requests += o.atomic_requests;
-  shared_requests += o.shared_requests;
+  shared_phases += o.shared_phases;
   shared_wavefronts += o.shared_wavefronts;
   shared_bytes_per_block = std::max(shared_bytes_per_block, o.shared_bytes_per_block);
 }
@@ -304,9 +306,10 @@ void* dynamic_shared() {
 static void land(const AsyncCopy& copy) {
   Quiet quiet;
   if (simt_trace_access) {
+    static const char read_site = 0, write_site = 0;
     block->quiet = false;
-    if (copy.bytes) simt_trace_access(copy.source, copy.bytes, 0, __builtin_return_address(0));
-    simt_trace_access(copy.target, copy.bytes + copy.zero_bytes, 1, __builtin_return_address(0));
+    if (copy.bytes) simt_trace_access(copy.source, copy.bytes, 0, &read_site);
+    simt_trace_access(copy.target, copy.bytes + copy.zero_bytes, 1, &write_site);
     block->quiet = true;
   }
   std::memcpy(copy.target, copy.source, copy.bytes);
@@ -419,6 +422,7 @@ void run(const char* name, dim3 grid, dim3 shape, size_t dynamic_bytes,
     for (int i = 0; i < workers; ++i) team.emplace_back(work, std::ref(*pool[i]));
     for (std::thread& t : team) t.join();
   }
+  if (error.empty() && simt_trace_races) error = simt_trace_races();
   if (!error.empty()) throw std::runtime_error(error);
 }
 

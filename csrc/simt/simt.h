@@ -61,7 +61,7 @@ struct Counters {
   uint64_t load_bytes = 0, load_sectors = 0, load_requests = 0;     // global memory
   uint64_t store_bytes = 0, store_sectors = 0, store_requests = 0;  // global memory
   uint64_t atomic_bytes = 0, atomic_requests = 0;                   // global memory
-  uint64_t shared_requests = 0, shared_wavefronts = 0;              // equal: no bank conflict
+  uint64_t shared_phases = 0, shared_wavefronts = 0;                // equal: no bank conflict
   uint64_t shared_bytes_per_block = 0;                              // largest block
   void add(const Counters& other);
 };
@@ -112,6 +112,7 @@ struct Block {
   unsigned char* dynamic_shared = nullptr;
   size_t dynamic_bytes = 0, shared_bytes = 0;
   std::vector<SharedSlot> shared;
+  const unsigned char *stacks = nullptr, *stacks_end = nullptr;  // of the fibers
   bool quiet = true;  // the emulator itself is running, not the kernel
   Counters counters;
 };
@@ -140,6 +141,7 @@ extern "C" void simt_trace_atomic(const void* address, int bytes, const void* si
 extern "C" void simt_trace_warp(unsigned warp) __attribute__((weak));
 extern "C" void simt_trace_block() __attribute__((weak));
 extern "C" void simt_trace_launch() __attribute__((weak));
+extern "C" const char* simt_trace_races() __attribute__((weak));  // "" when there were none
 
 struct Quiet {
   bool before;
