@@ -1,0 +1,355 @@
+"""The dataset folder and its annotation files.
+
+A dataset is a folder with `dataset.json` (names, valid pairs, splits) and, for each split, a JSON
+list of images in the style of PPDM:
+
+    {"file_name": "a.jpg", "img_id": 1,
+     "annotations": [{"bbox": [x1, y1, x2, y2], "category_id": 1}, ...],
+     "hoi_annotation": [{"subject_id": 0, "object_id": 1, "category_id": 3}, ...]}
+
+Boxes are edges in pixels, 0-based: a box as wide as the image is [0, ..., width, ...]. subject_id
+and object_id count the image's annotations; a pair's category_id is a verb's id, or a list of them.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ggnet.data.problems import Problems
+from ggnet.data.vocabulary import Vocabulary
+from ggnet.errors import UserError
+
+
+@dataclass(eq=False)
+class ImageRecord:
+    """One image's ground truth, ids already turned into contiguous indices."""
+
+    file_name: str
+    image_id: str
+    path: Path
+    boxes: np.ndarray  # (n, 4) float32 [x1, y1, x2, y2], edges in original pixels
+    labels: np.ndarray  # (n,) int64 object index, 0 = person
+    pairs: np.ndarray  # (m, 3) int64 [human, object (indices into boxes), verb index]
+    known_objects: np.ndarray | None = None  # object indices that image-level labels name, for
+    # HICO's Known-Object setting; None: those of the pairs
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where one split's annotations and images are."""
+
+    annotations: Path
+    images: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """What `dataset.json` says."""
+
+    root: Path
+    version: str
+    vocabulary: Vocabulary
+    splits: dict[str, Split]
+    rare: np.ndarray | None  # (HOIs,) bool, where the file lists the rare ones
+
+    def load(self, split: str, problems: Problems | None = None) -> list[ImageRecord]:
+        """The records of one split; see `load_annotations`."""
+        if split not in self.splits:
+            raise UserError(
+                f"{self.root / 'dataset.json'} has no split '{split}'; it has "
+                f"{', '.join(self.splits)}"
+            )
+        files = self.splits[split]
+        return load_annotations(files.annotations, files.images, self.vocabulary, problems)
+
+
+def load_dataset(root: str | Path) -> Dataset:
+    """Read `root`/dataset.json.
+
+    Raises:
+        UserError: the folder or file is missing, is not JSON, lacks a key, or its tables
+            contradict each other.
+    """
+    root = Path(root)
+    path = root / "dataset.json"
+    if not path.is_file():
+        raise UserError(
+            f"{root} is not a dataset: it has no dataset.json. Set data.root to a dataset's "
+            "folder; `ggnet data generate` makes the bundled one, `ggnet data convert` imports others"
+        )
+    values = read_json(path)
+    try:
+        objects, verbs = values["objects"], values["verbs"]
+        verb_index = {verb["id"]: index for index, verb in enumerate(verbs)}
+        object_index = {object_["id"]: index for index, object_ in enumerate(objects)}
+        vocabulary = Vocabulary(
+            name=str(values["name"]),
+            objects=tuple(object_["name"] for object_ in objects),
+            object_ids=tuple(object_index),
+            verbs=tuple(verb["name"] for verb in verbs),
+            verb_ids=tuple(verb_index),
+            hois=tuple(
+                (verb_index[verb], object_index[object_]) for verb, object_ in values["hois"]
+            ),
+        )
+        splits = {
+            name: Split(root / files["annotations"], root / files["images"])
+            for name, files in values["splits"].items()
+        }
+        rare = None
+        if "rare" in values:
+            rare = np.zeros(len(vocabulary.hois), dtype=bool)
+            rare[values["rare"]] = True
+    except KeyError as error:
+        raise UserError(
+            f"{path}: no {error.args[0]!r} where it is needed. Expected the keys name, objects, "
+            "verbs ([{id, name}, ...]), hois ([[verb id, object id], ...], ids that exist) and "
+            "splits ({name: {annotations, images}})"
+        ) from None
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a valid dataset description: {error}") from None
+    return Dataset(root, str(values.get("version", "")), vocabulary, splits, rare)
+
+
+def load_annotations(
+    path: str | Path,
+    images: str | Path | None,
+    vocabulary: Vocabulary,
+    problems: Problems | None = None,
+) -> list[ImageRecord]:
+    """Read one annotation file; images are looked up in the folder `images` (None: not looked up).
+
+    A broken record is left out or repaired, and noted in `problems`; without `problems`, a summary
+    goes to the `ggnet` logger.
+
+    Raises:
+        UserError: the file or the folder is missing, the file is not a JSON list, images repeat, or
+            nothing usable is left.
+    """
+    path = Path(path)
+    found = Problems() if problems is None else problems
+    start = len(found)
+    records = read_records(path, images, vocabulary, found)
+    if problems is None:
+        found.log()
+    new = found.items[start:]
+    repeated = [problem for problem in new if problem.kind == "duplicate image"]
+    if repeated:
+        raise UserError(f"{len(repeated)} repeated images, the first: {repeated[0]}")
+    if not records:
+        reason = f" The first problem: {new[0]}" if new else " The list is empty."
+        raise UserError(f"{path} holds no usable image.{reason}")
+    return records
+
+
+def read_records(
+    path: Path, images: str | Path | None, vocabulary: Vocabulary, problems: Problems
+) -> list[ImageRecord]:
+    """As `load_annotations`, but repeated images and an empty result are only noted."""
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise UserError(
+            f"{path} holds a {type(entries).__name__}; expected a list of images. Other formats go "
+            "through `ggnet data convert`"
+        )
+    if images is not None and not Path(images).is_dir():
+        raise UserError(f"the image folder {images} does not exist; {path} needs it")
+    reader = _Reader(path, vocabulary, problems)
+    folder = None if images is None else Path(images)
+    records = (reader.record(index, entry, folder) for index, entry in enumerate(entries))
+    return [record for record in records if record is not None]
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        UserError: it cannot be read or is not JSON; the message says where.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}. "
+            "It may be cut short; copy or download it again"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error.reason}; expected JSON") from None
+
+
+def hoi_counts(records: Iterable[ImageRecord], vocabulary: Vocabulary) -> np.ndarray:
+    """(HOIs,) int64: how many pairs of each HOI there are; rare HOIs have few in training."""
+    counts = np.zeros(len(vocabulary.hois), dtype=np.int64)
+    for record in records:
+        hois = pair_hois(record, vocabulary)
+        np.add.at(counts, hois[hois >= 0], 1)
+    return counts
+
+
+def pair_hois(record: ImageRecord, vocabulary: Vocabulary) -> np.ndarray:
+    """(m,) int64: the HOI index of each of the record's pairs, -1 where it has none."""
+    return vocabulary.hoi_index(record.pairs[:, 2], record.labels[record.pairs[:, 1]])
+
+
+class _Reader:
+    """Turns the entries of one file into records and notes what is wrong with them."""
+
+    def __init__(self, path: Path, vocabulary: Vocabulary, problems: Problems):
+        self.path, self.vocabulary, self.problems = path, vocabulary, problems
+        self.object_index = {id_: index for index, id_ in enumerate(vocabulary.object_ids)}
+        self.verb_index = {id_: index for index, id_ in enumerate(vocabulary.verb_ids)}
+        self.names: set[str] = set()
+        self.ids: set[str] = set()
+        self.where = ""
+
+    def record(self, index: int, entry: Any, folder: Path | None) -> ImageRecord | None:
+        self.where = f"image {index}"
+        if not isinstance(entry, dict):
+            return self._note("record not an object", f"{_shown(entry)}")
+        name = entry.get("file_name")
+        if not isinstance(name, str) or not name.strip():
+            return self._note("no file name", f"file_name is {_shown(name)}")
+        name = name.strip()
+        self.where = f"image {index} ({name})"
+        image_id = str(entry.get("img_id", Path(name).stem)).strip()
+        for value, seen, key in ((name, self.names, "file_name"), (image_id, self.ids, "img_id")):
+            if value in seen:
+                return self._note("duplicate image", f"{key} '{value}' was used before")
+            seen.add(value)
+        if not isinstance(entry.get("annotations"), list):
+            return self._note("no annotations", f"annotations: {_shown(entry.get('annotations'))}")
+        path = Path(name) if folder is None else folder / name
+        if folder is not None and not path.is_file():
+            return self._note("missing image", f"no file {path}")
+        boxes, labels, kept = self._boxes(entry["annotations"])
+        pairs = self._pairs(entry.get("hoi_annotation"), labels, kept)
+        return ImageRecord(
+            name,
+            image_id,
+            path,
+            np.array(boxes, dtype=np.float32).reshape(-1, 4),
+            np.array(labels, dtype=np.int64),
+            np.array(pairs, dtype=np.int64).reshape(-1, 3),
+            self._known_objects(entry.get("known_objects")),
+        )
+
+    def _note(self, kind: str, got: str, part: str = "") -> None:
+        self.problems.add(kind, self.path, f"{self.where}{part}", got)
+
+    def _boxes(self, entries: list) -> tuple[list, list, list[int | None]]:
+        """Usable boxes and labels, and for each entry the index it got (None: left out)."""
+        boxes, labels, kept = [], [], []
+        for index, entry in enumerate(entries):
+            part = f", annotation {index}"
+            kept.append(None)
+            box = entry.get("bbox") if isinstance(entry, dict) else None
+            if not _is_box(box):
+                self._note("box not a box", f"bbox {_shown(box)}", part)
+                continue
+            if box[2] <= box[0] or box[3] <= box[1]:
+                self._note("zero-area box", f"bbox {box}", part)
+                continue
+            category = self._integer(entry.get("category_id"), "category_id", part)
+            if category not in self.object_index:
+                self._note("unknown object id", f"id {_shown(entry.get('category_id'))}", part)
+                continue
+            kept[-1] = len(boxes)
+            boxes.append(box)
+            labels.append(self.object_index[category])
+        return boxes, labels, kept
+
+    def _pairs(self, entries: Any, labels: list[int], kept: list[int | None]) -> list:
+        if not isinstance(entries, list):
+            self._note("no hoi_annotation", f"hoi_annotation: {_shown(entries)}")
+            return []
+        pairs: dict[tuple[int, int, int], None] = {}  # a set that keeps the order
+        for index, entry in enumerate(entries):
+            part = f", pair {index}"
+            if not isinstance(entry, dict):
+                self._note("pair not an object", _shown(entry), part)
+                continue
+            human, object_ = (
+                self._box_index(entry.get(key), key, kept, part)
+                for key in ("subject_id", "object_id")
+            )
+            if human is None or object_ is None:
+                continue
+            if labels[human] != 0:
+                name = self.vocabulary.objects[labels[human]]
+                self._note("subject not a person", f"subject is a {name}", part)
+                continue
+            verbs = entry.get("category_id")
+            for value in verbs if isinstance(verbs, list) else [verbs]:
+                verb = self.verb_index.get(self._integer(value, "category_id", part))
+                if verb is None:
+                    self._note("unknown verb id", f"id {_shown(value)}", part)
+                elif (human, object_, verb) in pairs:
+                    self._note("duplicate pair", f"verb {self.vocabulary.verbs[verb]}", part)
+                else:
+                    pairs[human, object_, verb] = None
+                    if not self.vocabulary.valid_pairs[verb, labels[object_]]:
+                        names = (
+                            self.vocabulary.verbs[verb],
+                            self.vocabulary.objects[labels[object_]],
+                        )
+                        self._note("pair not in hois", " ".join(names), part)
+        return list(pairs)
+
+    def _box_index(self, value: Any, key: str, kept: list[int | None], part: str) -> int | None:
+        """The index of a pair's box among the usable ones."""
+        index = self._integer(value, key, part)
+        if index is None or not 0 <= index < len(kept):
+            count = len(kept)
+            self._note("index out of range", f"{key} {_shown(value)} of {count} boxes", part)
+            return None
+        if kept[index] is None:
+            self._note("pair of a broken box", f"{key} {index}", part)
+        return kept[index]
+
+    def _integer(self, value: Any, key: str, part: str) -> int | None:
+        """An id or index as a number; text such as PPDM's "12\\n" counts as a small problem."""
+        if isinstance(value, bool):
+            return None
+        if isinstance(value, int):
+            return value
+        try:
+            number = int(value)
+        except (TypeError, ValueError, OverflowError):
+            return None
+        if isinstance(value, float):
+            return number if number == value else None
+        self._note("id as text", f"{key} {_shown(value)}", part)
+        return number
+
+    def _known_objects(self, ids: Any) -> np.ndarray | None:
+        if not isinstance(ids, list):
+            return None
+        known = [
+            self.object_index[id_]
+            for id_ in ids
+            if isinstance(id_, int) and id_ in self.object_index
+        ]
+        return np.array(known, dtype=np.int64)
+
+
+def _is_box(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 4
+        and all(isinstance(x, int | float) and not isinstance(x, bool) for x in value)
+        and all(math.isfinite(x) and abs(x) < 1e7 for x in value)
+    )
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "is missing"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
