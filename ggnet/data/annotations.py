@@ -80,7 +80,8 @@ def load_dataset(root: str | Path) -> Dataset:
     if not path.is_file():
         raise UserError(
             f"{root} is not a dataset: it has no dataset.json. Set data.root to a dataset's "
-            "folder; `ggnet data generate` makes the bundled one, `ggnet data convert` imports others"
+            "folder; `ggnet data generate` makes the bundled one, `ggnet data convert` imports "
+            "others"
         )
     values = read_json(path)
     try:
