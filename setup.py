@@ -47,6 +47,7 @@ setup(
             "ggnet._C",
             _build.sources(),
             depends=_build.headers(),
+            include_dirs=_build.include_dirs(),
             extra_compile_args=_build.cxx_flags(),
             py_limited_api=True,
         )

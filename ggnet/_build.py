@@ -25,6 +25,10 @@ def headers() -> list[str]:
     return [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("csrc/*/*.h"))]
 
 
+def include_dirs() -> list[str]:
+    return [str(ROOT / "csrc")]
+
+
 def cxx_flags() -> list[str]:
     """Compiler flags. No -march: kernels choose their instruction set at run time."""
     major, minor = MIN_TORCH
@@ -32,6 +36,7 @@ def cxx_flags() -> list[str]:
         "-std=c++20",
         "-O3",
         "-g0",
+        f"-ffile-prefix-map={ROOT}/=",  # error messages name files as the repository does
         "-fvisibility=hidden",
         "-fno-math-errno",
         "-fno-trapping-math",
