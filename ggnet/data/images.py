@@ -1,0 +1,70 @@
+"""Reading image files of any kind into one form: RGB, 8 bits, upright."""
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ggnet.errors import UserError
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """Decode an image file to uint8 RGB of shape (H, W, 3), contiguous and writable.
+
+    EXIF rotation is applied, so boxes drawn in any viewer fit. Grey, palette and CMYK images are
+    converted; transparent pixels are composited on white, as a page shows them; 16-bit and float
+    images are scaled to 8 bits; of an animation or a multi-page file the first frame is taken.
+
+    Raises:
+        UserError: no such file, no permission, not an image, truncated or corrupt, or more pixels
+            than Pillow's limit against decompression bombs. The message names file and problem.
+    """
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a file's odd metadata concerns nobody
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return _to_rgb(image)
+    except UnidentifiedImageError:
+        empty = path.stat().st_size == 0
+        problem = "the file is empty" if empty else "not an image in a known format"
+    except FileNotFoundError:
+        problem = "no such file"
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        problem = f"more than {Image.MAX_IMAGE_PIXELS // 10**6} million pixels; downscale it first"
+    except Exception as error:  # decoders fed with broken data raise nearly anything
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        problem = f"the image cannot be decoded ({reason})" if path.is_file() else reason
+    raise UserError(f"cannot read {path}: {problem}")
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    image = _upright(image)
+    if image.mode.startswith(("I", "F")):
+        grey = _to_8_bits(np.asarray(image))
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # broken EXIF: the pixels are still good
+        return image
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    """Grey of 16 bits, or float in [0, 1], by its full range; any other range is stretched."""
+    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = 0.0, 65535.0 if values.max() > 1 else 1.0
+    if values.min() < 0 or values.max() > high:
+        low, high = values.min(), values.max()
+    return np.round((values - low) * (255 / (high - low))).astype(np.uint8)
