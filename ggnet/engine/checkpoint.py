@@ -1,0 +1,198 @@
+"""Checkpoints: one file that holds all it takes to continue a run, or to use its weights.
+
+A dict of plain values and tensors (loadable with `weights_only=True`):
+
+    format       version of this layout
+    environment  versions of what wrote it
+    config       the configuration, nested plain values
+    vocabulary   names and valid pairs (`Vocabulary.to_dict`)
+    model        state dict of the network
+    ema          state dict of the averaged network, or None
+    optimizer    state dict, or None in best.pt
+    progress     epoch, step within it, sums of the losses so far, best mAP (`Progress`)
+    rng          random states, or None in best.pt
+"""
+
+import os
+import pickle
+import platform
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import ggnet
+from ggnet.config import Config, parse_config
+from ggnet.errors import UserError
+from ggnet.io import atomic_write
+
+FORMAT = 1
+LAST, BEST = "last.pt", "best.pt"
+_KEYS = {"config", "vocabulary", "model", "ema", "optimizer", "progress", "rng"}
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (the keys above but format and environment) atomically.
+
+    Raises:
+        UserError: the file system refuses; the previous file keeps its content.
+    """
+    environment = {
+        "ggnet": ggnet.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    with atomic_write(path) as file:
+        writer = _Writer(file)
+        try:
+            torch.save({"format": FORMAT, "environment": environment, **state}, writer)
+        except Exception:
+            if writer.error is not None:  # torch hides it behind its own "unexpected pos"
+                raise writer.error from None
+            raise
+
+
+class _Writer:
+    """A file that remembers the first write error."""
+
+    def __init__(self, file):
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def find_checkpoint(source: str | os.PathLike, prefer: str = BEST) -> Path:
+    """The checkpoint that `source` means: a file, or in a run folder `prefer`, else the other one.
+
+    Raises:
+        UserError: neither exists.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise UserError(f"no run folder or checkpoint at {path}; check the path")
+    for name in (prefer, LAST, BEST):
+        if (path / name).is_file():
+            return path / name
+    raise UserError(
+        f"{path} holds neither {BEST} nor {LAST}: not a run folder, or stopped before its first "
+        "checkpoint"
+    )
+
+
+def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a checkpoint to the CPU.
+
+    Raises:
+        UserError: missing, unreadable, truncated or corrupt; not a checkpoint of this package, or
+            one of a newer version.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint at {path}; check the path") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({reason}). It is truncated, corrupt or of "
+            f"another program; use the run's other checkpoint ({LAST}, {BEST}) or a copy."
+        ) from None
+    if not isinstance(state, dict) or not _KEYS <= state.keys():
+        raise UserError(f"{path} is a torch file, but not a checkpoint of ggnet's trainer")
+    if state["format"] > FORMAT:
+        raise UserError(
+            f"{path} has checkpoint format {state['format']}; this ggnet {ggnet.__version__} reads "
+            f"up to {FORMAT}. Upgrade ggnet."
+        )
+    return state
+
+
+def differing_keys(saved: Config, wanted: Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, with both values."""
+    old, new = _flatten(saved.model_dump()), _flatten(wanted.model_dump())
+    return {key: (old[key], new[key]) for key in old if old[key] != new[key]}
+
+
+def check_same_config(saved: Config, wanted: Config, path: Path, allowed: set[str]) -> None:
+    """Refuse a checkpoint whose configuration differs in more than `allowed` keys or sections.
+
+    Raises:
+        UserError: names every such key with its value in the checkpoint and the one asked for.
+    """
+    conflicts = [
+        f"  {key}: {old!r} in the checkpoint, {new!r} asked for"
+        for key, (old, new) in differing_keys(saved, wanted).items()
+        if key not in allowed and key.partition(".")[0] not in allowed
+    ]
+    if conflicts:
+        raise UserError(
+            f"{path} was made with another configuration:\n"
+            + "\n".join(conflicts)
+            + "\nLeave these keys as they were, or start a new run for the new values."
+        )
+
+
+def load_weights(model: nn.Module, state: dict[str, Any], path: str | os.PathLike) -> None:
+    """Load a state dict strictly.
+
+    Raises:
+        UserError: names or shapes that do not fit; the first ones are listed.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        shown = "\n".join(lines[:6] + (["\t..."] if len(lines) > 6 else []))
+        raise UserError(f"the weights in {path} do not fit its configuration:\n{shown}") from None
+
+
+def saved_config(state: dict[str, Any], path: str | os.PathLike) -> Config:
+    """The configuration that a checkpoint was made with, validated."""
+    return parse_config(state["config"], f"the configuration in {path}")
+
+
+def rng_state() -> dict[str, Any]:
+    """Random states of Python, NumPy and torch, as values that `weights_only=True` loads."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [kind, torch.from_numpy(keys.copy()), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Restore what `rng_state` returned."""
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy(), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,124 @@
+"""One process or many: the same training script under `python` and under `torchrun`."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ggnet.errors import UserError
+
+# Others wait while the first process computes metrics or writes to a slow disk; a process that
+# died is noticed by torchrun, not by this limit.
+TIMEOUT = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process's place in the group, and the few collectives that training needs.
+
+    With one process every collective is the identity, so callers have no second path.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def max_(self, tensor: Tensor) -> Tensor:
+        """Elementwise maximum over the processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return tensor
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Elementwise sum over the processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, in rank order, on every process."""
+        if self.world_size == 1:
+            return [value]
+        values = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """The main process's value."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, device=torch.device("cpu"))
+        return box[0]
+
+    def synchronize_(self, module: nn.Module) -> None:
+        """Give every process the main process's parameters and buffers."""
+        if self.world_size > 1:
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, src=0)
+
+
+@contextmanager
+def join_workers(device: str = "auto") -> Iterator[Worker]:
+    """Enter the process group that torchrun describes in the environment, or be alone.
+
+    Args:
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N". Under torchrun each
+            process takes the GPU of its local rank, with NCCL; on CPU it is gloo.
+
+    Raises:
+        UserError: a device that this machine does not have.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    rank = int(os.environ.get("RANK", 0))
+    chosen = _choose_device(device, int(os.environ.get("LOCAL_RANK", 0)), world_size)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    worker = Worker(rank, world_size, chosen)
+    if world_size == 1:
+        yield worker
+        return
+    # gloo beside nccl: Python objects (names, predictions) travel through the CPU.
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT)
+    try:
+        yield worker
+    finally:
+        dist.destroy_process_group()
+
+
+def _choose_device(setting: str, local_rank: int, world_size: int) -> torch.device:
+    try:
+        device = torch.device("cpu" if setting == "auto" else setting)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"train.device is '{setting}'; expected auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    if setting == "auto":
+        device = torch.device("cuda" if count else "cpu")
+    if device.type == "cpu":
+        return device
+    if count == 0:
+        raise UserError(
+            f"train.device is '{setting}', but torch {torch.__version__} sees no GPU. "
+            "Use train.device=cpu, or see `ggnet env`."
+        )
+    index = local_rank if world_size > 1 else device.index or 0
+    if index >= count:
+        raise UserError(
+            f"GPU {index} was asked for, but there are {count}. Lower --nproc-per-node or "
+            "train.device."
+        )
+    return torch.device("cuda", index)
