@@ -1,0 +1,459 @@
+// Modulated deformable convolution on the device, forward: one implicit GEMM.
+//
+// out[p, o] = act(bias[o] + sum_{k, c} weight[o, c, k] * m[p, k] * features(p's point k)[c])
+//
+// A block computes kPixels output pixels for kOutputs outputs. It places all points of its pixels
+// once (sigmoid, offset sum, corner and fractions, in shared memory), then walks the reduction in
+// steps of 64 bytes of channels: outer loop over channel slices, inner over points, so that the
+// block's features of one slice stay in L1 while all K points read them. In each step every thread
+// gathers 16 bytes of one sample with 128-bit loads, interpolates in float32 and stores the sample
+// into swizzled shared memory; weights arrive through cp.async, kStages deep; the tensor cores (or
+// FFMA for float32 without TF32) multiply. Columns never exist in global memory, and a sample is
+// gathered once for kOutputs outputs.
+//
+// Everything that depends on the element type is in bytes: a row of a tile is 64 bytes, 32 halves
+// or 16 floats, and ldmatrix moves 32-bit elements as well as pairs of 16-bit ones.
+#pragma once
+
+#include "common/device.h"
+
+namespace ggnet {
+
+struct DeformShape {
+  int batch, channels, height, width;  // of the features
+  int outputs, out_height, out_width;
+  int kernel_h, kernel_w;  // points = kernel_h * kernel_w
+  int stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+};
+
+// Element strides of a (B, channels, H, W) tensor in any layout.
+struct Strides {
+  long long batch, channel, row, column;
+};
+
+struct DeformForwardParams {
+  DeformShape shape;
+  const void* features;     // [B, H, W, C]
+  const void* offset;       // [B, 2K, h, w]: (dy, dx) of each point
+  const void* base_offset;  // [B, 2K, h, w], added to offset; or null
+  const void* mask;         // [B, K, h, w]: weights of the points, logits if sigmoid; or null (1)
+  Strides offset_strides, base_strides, mask_strides;
+  const void* weight;  // [K, padded O, padded C] as pack_weight writes it
+  const void* bias;    // [O] or null
+  void* out;           // [B, h, w, O]
+  bool sigmoid, relu;
+};
+
+namespace deform {
+
+constexpr int kPixels = 64;
+constexpr int kThreads = 256;
+constexpr int kRowBytes = 64;  // of a tile row: the channels of a step
+constexpr int kChunks = kRowBytes / 16;
+constexpr int kStages = 3;  // of the weight pipeline
+
+enum class Math { kHalf, kTf32, kFloat };
+
+template <class T>
+__host__ __device__ constexpr int slice() {
+  return kRowBytes / static_cast<int>(sizeof(T));
+}
+__host__ __device__ inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+template <class T>
+__device__ __forceinline__ T from_float(float x);
+template <>
+__device__ __forceinline__ float from_float<float>(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ __half from_float<__half>(float x) {
+  return __float2half_rn(x);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+template <class T>
+union Pack {
+  Vec16 bits;
+  T element[16 / sizeof(T)];
+  __device__ Pack() {}
+};
+
+// Where 16-byte chunk `chunk` of row `row` lies in a tile: any eight consecutive rows of one chunk
+// fall into different banks, as ldmatrix and the transposed reads want.
+__device__ __forceinline__ int swizzled(int row, int chunk) {
+  return row * kRowBytes + ((chunk ^ (row >> 1 & 3)) << 4);
+}
+
+// One point of one pixel: the sample lies between the cells (y, x) and (y + 1, x + 1) of an image.
+struct alignas(16) Placement {
+  float fy, fx;  // fraction of the way to the next row and column
+  float scale;   // the point's weight; 0 outside
+  int corner;    // index of cell (y, x) in [B, H, W], times 16, plus one bit a corner inside
+};
+
+// Bits 0 to 3: corners (y, x), (y, x+1), (y+1, x), (y+1, x+1).
+template <class T>
+__device__ Placement place(const DeformForwardParams& p, int batch, int oy, int ox, int k) {
+  const DeformShape& s = p.shape;
+  const T* offset = static_cast<const T*>(p.offset) + batch * p.offset_strides.batch +
+                    oy * p.offset_strides.row + ox * p.offset_strides.column;
+  float dy = to_float(offset[(2 * k) * p.offset_strides.channel]);
+  float dx = to_float(offset[(2 * k + 1) * p.offset_strides.channel]);
+  if (p.base_offset) {
+    const T* base = static_cast<const T*>(p.base_offset) + batch * p.base_strides.batch +
+                    oy * p.base_strides.row + ox * p.base_strides.column;
+    dy += to_float(base[(2 * k) * p.base_strides.channel]);
+    dx += to_float(base[(2 * k + 1) * p.base_strides.channel]);
+  }
+  float scale = 1.0f;
+  if (p.mask) {
+    scale = to_float(
+        static_cast<const T*>(p.mask)[batch * p.mask_strides.batch + k * p.mask_strides.channel +
+                                      oy * p.mask_strides.row + ox * p.mask_strides.column]);
+    if (p.sigmoid) scale = 1.0f / (1.0f + expf(-scale));
+  }
+  const float y = oy * s.stride_h - s.pad_h + (k / s.kernel_w) * s.dilation_h + dy;
+  const float x = ox * s.stride_w - s.pad_w + (k % s.kernel_w) * s.dilation_w + dx;
+  Placement at{0.0f, 0.0f, 0.0f, 0};
+  // Written so that NaN is outside.
+  if (!(y > -1.0f && x > -1.0f && y < s.height && x < s.width)) return at;
+  const float y0 = floorf(y), x0 = floorf(x);
+  const int iy = static_cast<int>(y0), ix = static_cast<int>(x0);
+  at.fy = y - y0;
+  at.fx = x - x0;
+  at.scale = scale;
+  const int top = iy >= 0, bottom = iy + 1 < s.height, left = ix >= 0, right = ix + 1 < s.width;
+  const int corner = (batch * s.height + iy) * s.width + ix;
+  at.corner =
+      corner * 16 + (top & left) + 2 * (top & right) + 4 * (bottom & left) + 8 * (bottom & right);
+  return at;
+}
+
+// The 16 bytes at channel c of the four corners; zero outside the image and beyond the channels.
+template <class T, bool kAligned>
+__device__ __forceinline__ void load_corners(Vec16 (&corner)[4], const T* features,
+                                             const Placement& at, const DeformShape& s, int c) {
+  constexpr int kElements = 16 / sizeof(T);
+  const long long first = at.corner >> 4;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const long long cell = first + (i >> 1) * s.width + (i & 1);
+    const T* source = features + cell * s.channels + c;
+    if (kAligned) {
+      corner[i] = (at.corner >> i & 1) && c < s.channels ? load16(source) : Vec16{};
+    } else {
+      Pack<T> pack;
+#pragma unroll
+      for (int e = 0; e < kElements; ++e)
+        pack.element[e] =
+            (at.corner >> i & 1) && c + e < s.channels ? source[e] : from_float<T>(0.f);
+      corner[i] = pack.bits;
+    }
+  }
+}
+
+template <class T, Math kMath>
+__device__ __forceinline__ Vec16 interpolate(const Vec16 (&corner)[4], const Placement& at) {
+  const float bottom = at.fy * at.scale, top = at.scale - bottom;
+  const float w11 = bottom * at.fx, w10 = bottom - w11, w01 = top * at.fx, w00 = top - w01;
+  Pack<T> c00, c01, c10, c11, result;
+  c00.bits = corner[0];
+  c01.bits = corner[1];
+  c10.bits = corner[2];
+  c11.bits = corner[3];
+#pragma unroll
+  for (int e = 0; e < static_cast<int>(16 / sizeof(T)); ++e) {
+    float v = w00 * to_float(c00.element[e]);
+    v = fmaf(w01, to_float(c01.element[e]), v);
+    v = fmaf(w10, to_float(c10.element[e]), v);
+    v = fmaf(w11, to_float(c11.element[e]), v);
+    if (kMath == Math::kTf32) v = __uint_as_float(to_tf32(v));
+    result.element[e] = from_float<T>(v);
+  }
+  return result.bits;
+}
+
+// The block's share of the product: kOutputs x kPixels, 8 warps.
+template <class T, Math kMath, int kOutputs>
+struct Product {
+  static constexpr int kWarpsN = kOutputs >= 128 ? 4 : 2;
+  static constexpr int kWarpsM = 8 / kWarpsN;
+  static constexpr int kTileM = kPixels / kWarpsM, kTileN = kOutputs / kWarpsN;
+  static constexpr int kM = kTileM / 16, kN = kTileN / 8;
+  float sum[kM][kN][4] = {};
+
+  // a: [kPixels][64 bytes], b: [kOutputs][64 bytes], both swizzled, reduction along the row.
+  __device__ __forceinline__ void step(const unsigned char* a, const unsigned char* b) {
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const int m0 = warp / kWarpsN * kTileM, n0 = warp % kWarpsN * kTileN;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {  // 32 bytes: k16 of halves, k8 of tf32
+      uint32_t fa[kM][4];
+#pragma unroll
+      for (int i = 0; i < kM; ++i)
+        ldmatrix_x4(fa[i], a + swizzled(m0 + i * 16 + (lane & 15), half * 2 + (lane >> 4)));
+#pragma unroll
+      for (int j = 0; j < kN; j += 2) {
+        uint32_t fb[4];
+        ldmatrix_x4(fb, b + swizzled(n0 + j * 8 + (lane >> 4) * 8 + (lane & 7),
+                                     half * 2 + (lane >> 3 & 1)));
+        const uint32_t first[2] = {fb[0], fb[1]}, second[2] = {fb[2], fb[3]};
+#pragma unroll
+        for (int i = 0; i < kM; ++i) {
+          if constexpr (kMath == Math::kHalf) {
+            mma_16x8x16(sum[i][j], fa[i], first, T{});
+            mma_16x8x16(sum[i][j + 1], fa[i], second, T{});
+          } else {
+            mma_16x8x8_tf32(sum[i][j], fa[i], first);
+            mma_16x8x8_tf32(sum[i][j + 1], fa[i], second);
+          }
+        }
+      }
+    }
+  }
+  // f(pixel, output, value) for every element that this thread holds.
+  template <class F>
+  __device__ __forceinline__ void each(F f) const {
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const int m0 = warp / kWarpsN * kTileM + (lane >> 2);
+    const int n0 = warp % kWarpsN * kTileN + (lane & 3) * 2;
+#pragma unroll
+    for (int i = 0; i < kM; ++i)
+#pragma unroll
+      for (int j = 0; j < kN; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          f(m0 + i * 16 + (e >> 1) * 8, n0 + j * 8 + (e & 1), sum[i][j][e]);
+  }
+};
+
+// Full float32: a thread owns 8 pixels (its warp's) and every 32nd output.
+template <int kOutputs>
+struct Product<float, Math::kFloat, kOutputs> {
+  static constexpr int kN = kOutputs / 32;
+  float sum[8][kN] = {};
+
+  __device__ __forceinline__ void step(const unsigned char* a, const unsigned char* b) {
+    const int lane = threadIdx.x & 31, m0 = (threadIdx.x >> 5) * 8;
+#pragma unroll
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      Pack<float> fa[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) fa[i].bits = load16(a + swizzled(m0 + i, chunk));
+#pragma unroll
+      for (int j = 0; j < kN; ++j) {
+        Pack<float> fb;
+        fb.bits = load16(b + swizzled(lane + j * 32, chunk));
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) sum[i][j] = fmaf(fa[i].element[e], fb.element[e], sum[i][j]);
+      }
+    }
+  }
+  template <class F>
+  __device__ __forceinline__ void each(F f) const {
+    const int lane = threadIdx.x & 31, m0 = (threadIdx.x >> 5) * 8;
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+#pragma unroll
+      for (int j = 0; j < kN; ++j) f(m0 + i, lane + j * 32, sum[i][j]);
+  }
+};
+
+// Shared memory of the forward kernel, in order: weight stages, two sample tiles, placements.
+template <int kOutputs>
+__host__ __device__ constexpr int weight_stage_bytes() {
+  return kOutputs * kRowBytes;
+}
+template <class T, int kOutputs>
+__host__ __device__ inline int forward_shared_bytes(int points) {
+  const int pipeline = kStages * weight_stage_bytes<kOutputs>() + 2 * kPixels * kRowBytes +
+                       points * kPixels * static_cast<int>(sizeof(Placement));
+  const int result = kPixels * kOutputs * static_cast<int>(sizeof(T));  // reuses the same memory
+  return pipeline > result ? pipeline : result;
+}
+
+template <class T, Math kMath, int kOutputs, bool kAligned>
+__global__ void __launch_bounds__(kThreads, kMath == Math::kFloat && kOutputs == 256 ? 1 : 2)
+    forward_kernel(DeformForwardParams p) {
+  GGNET_DYNAMIC_SHARED(shared);
+  constexpr int kElements = 16 / sizeof(T);
+  constexpr int kStageBytes = weight_stage_bytes<kOutputs>();
+  unsigned char* weights = shared;
+  unsigned char* samples = weights + kStages * kStageBytes;
+  Placement* placements = reinterpret_cast<Placement*>(samples + 2 * kPixels * kRowBytes);
+
+  const DeformShape& s = p.shape;
+  const int points = s.kernel_h * s.kernel_w;
+  const int area = s.out_height * s.out_width, pixels = s.batch * area;
+  const int first_pixel = blockIdx.x * kPixels, first_output = blockIdx.y * kOutputs;
+  const int padded_outputs = round_up(s.outputs, kOutputs);
+  const int padded_channels = round_up(s.channels, slice<T>());
+  const int steps = padded_channels / slice<T>() * points;
+
+  for (int i = threadIdx.x; i < points * kPixels; i += kThreads) {
+    const int pixel = first_pixel + i % kPixels, k = i / kPixels;
+    Placement at{0.0f, 0.0f, 0.0f, 0};
+    if (pixel < pixels) {
+      const int b = pixel / area, cell = pixel % area;
+      at = place<T>(p, b, cell / s.out_width, cell % s.out_width, k);
+    }
+    placements[i] = at;
+  }
+
+  auto fetch_weights = [&](int step) {
+    if (step < steps) {
+      const int k = step % points, c = step / points * slice<T>();
+      const T* source =
+          static_cast<const T*>(p.weight) +
+          (static_cast<long long>(k) * padded_outputs + first_output) * padded_channels + c;
+      unsigned char* stage = weights + step % kStages * kStageBytes;
+#pragma unroll
+      for (int i = threadIdx.x; i < kOutputs * kChunks; i += kThreads) {
+        const int row = i / kChunks, chunk = i % kChunks;
+        cp_async16(stage + swizzled(row, chunk),
+                   source + static_cast<long long>(row) * padded_channels + chunk * kElements);
+      }
+    }
+    cp_async_commit();  // an empty group at the end keeps the count
+  };
+#pragma unroll
+  for (int i = 0; i < kStages - 1; ++i) fetch_weights(i);
+  __syncthreads();  // placements
+
+  // Each thread gathers one chunk of one pixel's sample.
+  const int my_pixel = threadIdx.x / kChunks, my_chunk = threadIdx.x % kChunks;
+  const T* features = static_cast<const T*>(p.features);
+  Vec16 corners[4];
+  auto gather = [&](int step) {
+    load_corners<T, kAligned>(corners, features, placements[step % points * kPixels + my_pixel], s,
+                              step / points * slice<T>() + my_chunk * kElements);
+  };
+  gather(0);
+
+  Product<T, kMath, kOutputs> product;
+  for (int step = 0; step < steps; ++step) {
+    unsigned char* tile = samples + (step & 1) * kPixels * kRowBytes;
+    store16(tile + swizzled(my_pixel, my_chunk),
+            interpolate<T, kMath>(corners, placements[step % points * kPixels + my_pixel]));
+    cp_async_wait<kStages - 2>();
+    // Orders: this step's samples and weights before the product; everybody's previous product
+    // before the buffers it read are written again below and in the next turn.
+    __syncthreads();
+    fetch_weights(step + kStages - 1);
+    if (step + 1 < steps) gather(step + 1);  // in flight during the product
+    product.step(tile, weights + step % kStages * kStageBytes);
+  }
+
+  // Through shared memory, so that rows leave in 128-bit stores.
+  cp_async_wait<0>();
+  __syncthreads();
+  const T* bias = static_cast<const T*>(p.bias);
+  // 16-byte chunks of a row are rotated by the row: the fragments' writes then spread over banks.
+  constexpr int kRowChunks = kOutputs / kElements;
+  auto slot = [&](int pixel, int output) {
+    const int chunk = (output / kElements + pixel) % kRowChunks;
+    return (pixel * kRowChunks + chunk) * 16 + output % kElements * static_cast<int>(sizeof(T));
+  };
+  product.each([&](int pixel, int output, float value) {
+    const int o = first_output + output;
+    if (bias && o < s.outputs) value += to_float(bias[o]);
+    if (p.relu) value = value > 0.0f ? value : (value == value ? 0.0f : value);  // NaN stays
+    *reinterpret_cast<T*>(shared + slot(pixel, output)) = from_float<T>(value);
+  });
+  __syncthreads();
+  T* out = static_cast<T*>(p.out);
+  for (int i = threadIdx.x; i < kPixels * kRowChunks; i += kThreads) {
+    const int pixel = i / kRowChunks, output = i % kRowChunks * kElements;
+    if (first_pixel + pixel >= pixels || first_output + output >= s.outputs) continue;
+    T* target =
+        out + static_cast<long long>(first_pixel + pixel) * s.outputs + first_output + output;
+    Pack<T> row;
+    row.bits = load16(shared + slot(pixel, output));
+    if (s.outputs % kElements == 0) {
+      store16(target, row.bits);
+    } else {
+#pragma unroll
+      for (int e = 0; e < kElements; ++e)
+        if (first_output + output + e < s.outputs) target[e] = row.element[e];
+    }
+  }
+}
+
+// weight [O, C, K] -> packed [K, padded O, padded C]; zeros in the padding. One thread an element.
+template <class T, Math kMath>
+__global__ void __launch_bounds__(kThreads)
+    pack_weight_kernel(const T* weight, T* packed, int outputs, int channels, int points,
+                       int padded_outputs, int padded_channels) {
+  const long long i = static_cast<long long>(blockIdx.x) * kThreads + threadIdx.x;
+  const long long plane = static_cast<long long>(padded_outputs) * padded_channels;
+  if (i >= plane * points) return;
+  const int k = static_cast<int>(i / plane), o = static_cast<int>(i % plane / padded_channels);
+  const int c = static_cast<int>(i % padded_channels);
+  float value = 0.0f;
+  if (o < outputs && c < channels)
+    value = to_float(weight[(static_cast<long long>(o) * channels + c) * points + k]);
+  if (kMath == Math::kTf32) value = __uint_as_float(to_tf32(value));
+  packed[i] = from_float<T>(value);
+}
+
+// Outputs of a block: as many as there are, so that no sample is gathered twice, up to 256.
+inline int outputs_tile(int outputs) { return outputs <= 64 ? 64 : outputs <= 128 ? 128 : 256; }
+
+// Elements that the packed weight needs.
+template <class T>
+long long packed_weight_size(const DeformShape& s) {
+  return static_cast<long long>(s.kernel_h) * s.kernel_w *
+         round_up(s.outputs, outputs_tile(s.outputs)) * round_up(s.channels, slice<T>());
+}
+
+template <class T, Math kMath>
+void pack_weight(const DeformShape& s, const void* weight, void* packed, void* stream) {
+  const int points = s.kernel_h * s.kernel_w;
+  const long long count = packed_weight_size<T>(s);
+  GGNET_LAUNCH((pack_weight_kernel<T, kMath>),
+               dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads)), dim3(kThreads), 0,
+               stream, static_cast<const T*>(weight), static_cast<T*>(packed), s.outputs,
+               s.channels, points, round_up(s.outputs, outputs_tile(s.outputs)),
+               round_up(s.channels, slice<T>()));
+}
+
+template <class T, Math kMath, int kOutputs>
+void launch_forward(const DeformForwardParams& p, void* stream) {
+  const DeformShape& s = p.shape;
+  const int pixels = s.batch * s.out_height * s.out_width;
+  if (pixels == 0 || s.outputs == 0) return;
+  const dim3 grid((pixels + kPixels - 1) / kPixels, (s.outputs + kOutputs - 1) / kOutputs);
+  const int bytes = forward_shared_bytes<T, kOutputs>(s.kernel_h * s.kernel_w);
+  const bool aligned =
+      s.channels % (16 / sizeof(T)) == 0 && reinterpret_cast<uintptr_t>(p.features) % 16 == 0;
+  if (aligned)
+    GGNET_LAUNCH((forward_kernel<T, kMath, kOutputs, true>), grid, dim3(kThreads), bytes, stream,
+                 p);
+  else
+    GGNET_LAUNCH((forward_kernel<T, kMath, kOutputs, false>), grid, dim3(kThreads), bytes, stream,
+                 p);
+}
+
+template <class T, Math kMath>
+void forward(const DeformForwardParams& p, void* stream) {
+  switch (outputs_tile(p.shape.outputs)) {
+    case 64:
+      return launch_forward<T, kMath, 64>(p, stream);
+    case 128:
+      return launch_forward<T, kMath, 128>(p, stream);
+    default:
+      return launch_forward<T, kMath, 256>(p, stream);
+  }
+}
+
+}  // namespace deform
+}  // namespace ggnet
