@@ -84,10 +84,10 @@ def build_targets(
     if not original:
         pairs = pairs[visible[pairs[:, 0]] & visible[pairs[:, 1]]]
     human, object_, verbs = pairs.T
-    points = np.floor((centers[human] + centers[object_]) / 2)
+    middles = cells if original else centers
+    points = np.floor((middles[human] + middles[object_]) / 2)
     points = np.minimum(points, [width - 1, height - 1])
-    between = cells if original else centers
-    distance = np.abs(between[human] - between[object_])
+    distance = np.abs(middles[human] - middles[object_])
     interactions = np.column_stack([verbs, points[:, ::-1]]).astype(np.int32)
     return {
         "objects": np.column_stack([labels, cells[:, ::-1]])[visible].astype(np.int32),
