@@ -42,13 +42,13 @@ def deform_conv2d(
     offset = offset.view(batch, kernel_h, kernel_w, 2, out_h, out_w)
     y = grid(kernel_h, dilation_h).view(-1, 1, 1, 1) + grid(out_h, stride_h, -pad_h).view(-1, 1)
     x = grid(kernel_w, dilation_w).view(-1, 1, 1) + grid(out_w, stride_w, -pad_w)
-    y = (y + offset[:, :, :, 0]).view(batch, taps, out_h, out_w)
-    x = (x + offset[:, :, :, 1]).view(batch, taps, out_h, out_w)
+    y = (y + offset[:, :, :, 0]).reshape(batch, taps, out_h, out_w)
+    x = (x + offset[:, :, :, 1]).reshape(batch, taps, out_h, out_w)
 
     columns = _bilinear(input, y, x)  # (B, C, K, Ho, Wo)
     if mask is not None:
         columns = columns * mask[:, None]
-    output = torch.einsum("bckyx,ock->boyx", columns, weight.view(-1, channels, taps))
+    output = torch.einsum("bckyx,ock->boyx", columns, weight.reshape(-1, channels, taps))
     return output if bias is None else output + bias.view(-1, 1, 1)
 
 
