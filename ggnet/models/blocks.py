@@ -1,0 +1,40 @@
+"""Convolution blocks that several networks share."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    """A same-padded convolution without bias and its BatchNorm, to unpack into a Sequential."""
+    return [
+        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+    ]
+
+
+def conv_bn_relu(
+    in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1
+) -> nn.Sequential:
+    """Convolution, BatchNorm, ReLU."""
+    return nn.Sequential(*conv_bn(in_channels, out_channels, kernel, stride), nn.ReLU(inplace=True))
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions beside a skip, which is projected by 1x1 where the shape changes."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *conv_bn(in_channels, out_channels, 3, stride),
+            nn.ReLU(inplace=True),
+            *conv_bn(out_channels, out_channels, 3),
+        )
+        self.skip = (
+            nn.Identity()
+            if stride == 1 and in_channels == out_channels
+            else nn.Sequential(*conv_bn(in_channels, out_channels, 1, stride))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, O, H / stride, W / stride)."""
+        return F.relu(self.body(x) + self.skip(x), inplace=True)

@@ -1,0 +1,33 @@
+"""A small backbone for CPUs and quick experiments."""
+
+from torch import Tensor, nn
+
+from ggnet.models.blocks import Residual, conv_bn_relu
+
+
+class Tiny(nn.Module):
+    """Residual blocks at strides 4 and 8, merged at stride 4.
+
+    A cell sees 65 x 65 pixels: about a figure of the bundled scenes, but not a whole pair, so that
+    the verbs' cues, which lie away from the midpoint, have to be looked for.
+    """
+
+    stride = 4
+    size_multiple = 8
+    stacks = 1
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.out_channels = width
+        self.fine = nn.Sequential(
+            conv_bn_relu(3, width // 2, kernel=5, stride=2),
+            Residual(width // 2, width, stride=2),
+            Residual(width, width),
+        )
+        self.coarse = nn.Sequential(Residual(width, width, stride=2), nn.Upsample(scale_factor=2))
+        self.merge = conv_bn_relu(width, width)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> [(B, width, H / 4, W / 4)]."""
+        fine = self.fine(images)
+        return [self.merge(fine + self.coarse(fine))]
