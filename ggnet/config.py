@@ -5,6 +5,7 @@ A configuration is the defaults below, then a preset or YAML file, then `key=val
 """
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,8 +141,17 @@ class Config(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _switches_agree(self) -> "Config":
+        if self.model.apm and self.model.aggregation.startswith("interaction+"):
+            raise ValueError(
+                f"model.aggregation is {self.model.aggregation}, which reads features at one "
+                "predicted offset; it needs model.apm=false"
+            )
+        return self
 
-def load_config(source: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+
+def load_config(source: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
     """Defaults, then `source` (a preset's name or a YAML file), then `section.key=value` items.
 
     Raises:
@@ -149,7 +159,16 @@ def load_config(source: str | Path | None = None, overrides: list[str] | None = 
             nearest known one), a value of the wrong type or out of range.
     """
     values = _read(source) if source is not None else {}
-    for item in overrides or []:
+    return _overridden(values, overrides, str(source or "configuration"))
+
+
+def override(config: Config, overrides: Iterable[str]) -> Config:
+    """A copy of `config` with `section.key=value` items applied; raises as `load_config`."""
+    return _overridden(config.model_dump(), overrides, "configuration")
+
+
+def _overridden(values: dict[str, Any], overrides: Iterable[str], origin: str) -> Config:
+    for item in overrides:
         key, equals, text = item.partition("=")
         if not equals:
             raise UserError(f"override '{item}' is not of the form section.key=value")
@@ -159,8 +178,11 @@ def load_config(source: str | Path | None = None, overrides: list[str] | None = 
             node = node.setdefault(section, {})
             if not isinstance(node, dict):
                 raise UserError(f"override '{item}': '{section}' is not a section")
-        node[name] = yaml.safe_load(text)
-    return parse_config(values, str(source or "configuration"))
+        try:
+            node[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"override '{item}': '{text}' is not a YAML value") from None
+    return parse_config(values, origin)
 
 
 def parse_config(values: dict[str, Any], origin: str = "configuration") -> Config:
@@ -178,7 +200,8 @@ def _read(source: str | Path) -> dict[str, Any]:
         path = PRESETS / f"{source}.yaml"
         if not path.exists():
             names = sorted(preset.stem for preset in PRESETS.glob("*.yaml"))
-            hint = _nearest(str(source), names)
+            match = _nearest(str(source), names)
+            hint = f"; did you mean '{match}'?" if match else ""
             raise UserError(
                 f"no preset '{source}'{hint}. Presets: {', '.join(names)}; or a .yaml file"
             )
@@ -190,7 +213,8 @@ def _read(source: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds a {type(values).__name__}; expected sections with keys")
-    return values
+    # "train:" with nothing below it is an empty section
+    return {name: {} if section is None else section for name, section in values.items()}
 
 
 def _explain(item: dict[str, Any]) -> str:
@@ -202,12 +226,19 @@ def _explain(item: dict[str, Any]) -> str:
             if location
             else item["msg"].removeprefix("Value error, ")
         )
+    *sections, name = (str(part) for part in item["loc"])
     section: Any = Config
-    for part in item["loc"][:-1]:
+    for part in sections:
         section = section.model_fields[part].annotation
-    return f"unknown key '{location}'{_nearest(str(item['loc'][-1]), section.model_fields)}"
+    # a key of this section, or one given without its section
+    known = {key: ".".join([*sections, key]) for key in section.model_fields}
+    if not sections:
+        for part, field in Config.model_fields.items():
+            known |= {key: f"{part}.{key}" for key in field.annotation.model_fields}
+    match = _nearest(name, known)
+    return f"unknown key '{location}'" + (f"; did you mean '{known[match]}'?" if match else "")
 
 
-def _nearest(name: str, known) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{match[0]}'?" if match else ""
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return match[0] if match else None

@@ -10,17 +10,15 @@ A dict of plain values and tensors (loadable with `weights_only=True`):
     ema          state dict of the averaged network, or None
     optimizer    state dict, or None in best.pt
     progress     epoch, step within it, sums of the losses so far, best mAP (`Progress`)
-    rng          random states, or None in best.pt
+    rng          torch's random states, or None in best.pt
 """
 
 import os
 import pickle
 import platform
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -108,12 +106,12 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().partition(".")[0].partition("\n")[0] or type(error).__name__
         raise UserError(
             f"{path} cannot be read as a checkpoint ({reason}). It is truncated, corrupt or of "
             f"another program; use the run's other checkpoint ({LAST}, {BEST}) or a copy."
         ) from None
-    if not isinstance(state, dict) or not _KEYS <= state.keys():
+    if not isinstance(state, dict) or not state.keys() >= _KEYS:
         raise UserError(f"{path} is a torch file, but not a checkpoint of ggnet's trainer")
     if state["format"] > FORMAT:
         raise UserError(
@@ -167,22 +165,14 @@ def saved_config(state: dict[str, Any], path: str | os.PathLike) -> Config:
     return parse_config(state["config"], f"the configuration in {path}")
 
 
-def rng_state() -> dict[str, Any]:
-    """Random states of Python, NumPy and torch, as values that `weights_only=True` loads."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": [kind, torch.from_numpy(keys.copy()), position, has_gauss, cached],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
+def rng_state() -> dict[str, torch.Tensor | None]:
+    """torch's random states. (The loader seeds each sample by itself.)"""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"torch": torch.get_rng_state(), "cuda": cuda}
 
 
-def set_rng_state(state: dict[str, Any]) -> None:
+def set_rng_state(state: dict[str, torch.Tensor | None]) -> None:
     """Restore what `rng_state` returned."""
-    random.setstate(state["python"])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy(), *rest))
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -7,30 +7,30 @@ import torch
 from torch import nn
 
 from ggnet.config import TrainConfig
+from ggnet.models import GGNet
 
 # One cycle: rises over the first 15 % of the steps, then falls along a cosine to 1/1000.
 WARMUP, FINAL = 0.15, 1e-3
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Adam:
+def build_optimizer(model: GGNet, config: TrainConfig) -> torch.optim.Adam:
     """Adam without weight decay; the glance head learns `glance_lr_multiplier` times faster.
 
     The fused implementation is one kernel for all parameters, and it skips the update where its
     `found_inf` is 1 without asking the host: that is how a NaN step is left out on a GPU.
     """
-    glance, rest = [], []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (glance if "glance" in name.split(".") else rest).append(parameter)
+    glance = model.glance_parameters()
+    special = {id(parameter) for parameter in glance}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in special]
     groups = [
-        {"params": rest, "lr": config.lr, "base_lr": config.lr},
-        {
-            "params": glance,
-            "lr": config.lr * config.glance_lr_multiplier,
-            "base_lr": config.lr * config.glance_lr_multiplier,
-        },
+        {"params": parameters, "lr": lr, "base_lr": lr}
+        for parameters, lr in (
+            (rest, config.lr),
+            (glance, config.lr * config.glance_lr_multiplier),
+        )
+        if parameters
     ]
-    return torch.optim.Adam([group for group in groups if group["params"]], fused=True)
+    return torch.optim.Adam(groups, fused=True)
 
 
 def set_lr(

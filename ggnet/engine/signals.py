@@ -7,6 +7,10 @@ import time
 INTERRUPTED = 130  # the shell's exit status for "ended by Ctrl-C"
 
 
+class Interrupted(Exception):
+    """Work ended early because the user asked for it; what there was is saved."""
+
+
 class StopRequest:
     """While entered, SIGINT and SIGTERM set `requested` instead of raising.
 

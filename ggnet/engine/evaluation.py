@@ -1,0 +1,102 @@
+"""Running a network over a split and scoring what it finds."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from ggnet.config import Config
+from ggnet.data.annotations import Dataset, ImageRecord, hoi_counts
+from ggnet.data.dataset import make_loader
+from ggnet.data.vocabulary import Vocabulary
+from ggnet.engine.distributed import Worker
+from ggnet.engine.inference import Predictor
+from ggnet.engine.signals import Interrupted, StopRequest
+from ggnet.errors import UserError
+from ggnet.eval.hico import HicoResult, evaluate
+from ggnet.eval.predictions import ImagePrediction, write_predictions
+
+PREDICTIONS, METRICS, CLASSES = "predictions.json", "metrics.json", "ap_per_hoi.csv"
+
+
+def predict_split(
+    predictor: Predictor,
+    records: list[ImageRecord],
+    worker: Worker,
+    console: Console | None = None,
+    stop: StopRequest | None = None,
+) -> list[ImagePrediction]:
+    """Predictions of all records, each process running its share; complete on every process.
+
+    Raises:
+        Interrupted: `stop` was requested and there are no other processes to wait for.
+    """
+    loader = make_loader(
+        records,
+        predictor.vocabulary,
+        predictor.config,
+        train=False,
+        rank=worker.rank,
+        world_size=worker.world_size,
+    )
+    batches: Iterable = loader
+    if console is not None and console.is_terminal:
+        batches = track(loader, "evaluating", total=len(loader), console=console, transient=True)
+    mine = []
+    for batch in batches:
+        if stop is not None and stop.requested and worker.world_size == 1:
+            raise Interrupted
+        mine += predictor(batch.images, batch.meta)
+    shares = worker.gather(mine)
+    return sorted((p for share in shares for p in share), key=lambda p: p.image_id)
+
+
+def score(
+    predictions: list[ImagePrediction],
+    records: list[ImageRecord],
+    train_records: list[ImageRecord],
+    dataset: Dataset,
+    config: Config,
+) -> HicoResult:
+    """HICO metrics; rare HOIs are those that the dataset lists, else those of few training pairs."""
+    counts = hoi_counts(train_records, dataset.vocabulary) if dataset.rare is None else None
+    return evaluate(
+        predictions,
+        records,
+        dataset.vocabulary,
+        train_counts=counts,
+        rare_threshold=config.eval.rare_threshold,
+        rare=dataset.rare,
+    )
+
+
+def write_results(
+    folder: Path, result: HicoResult, predictions: list[ImagePrediction], vocabulary: Vocabulary
+) -> None:
+    """Predictions, metrics and the table of HOIs into a run folder."""
+    write_predictions(folder / PREDICTIONS, predictions, vocabulary)
+    result.to_json(folder / METRICS)
+    result.to_csv(folder / CLASSES)
+
+
+def check_vocabulary(dataset: Dataset, vocabulary: Vocabulary, checkpoint: Path) -> None:
+    """Refuse a dataset whose names are not those that the checkpoint was trained on.
+
+    Raises:
+        UserError: says in what they differ.
+    """
+    for what in ("objects", "verbs", "hois"):
+        mine, theirs = getattr(dataset.vocabulary, what), getattr(vocabulary, what)
+        if mine == theirs:
+            continue
+        index = next(
+            (i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b),
+            min(len(mine), len(theirs)),
+        )
+        first = [values[index] if index < len(values) else "nothing" for values in (mine, theirs)]
+        raise UserError(
+            f"{dataset.root} has other {what} than {checkpoint} was trained on: {len(mine)} and "
+            f"{len(theirs)}, first difference at {index}: {first[0]!r} and {first[1]!r}. "
+            "Set data.root to the dataset of the run"
+        )

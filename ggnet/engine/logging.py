@@ -1,0 +1,116 @@
+"""What a run tells: a progress bar or lines on screen, results.csv, TensorBoard."""
+
+import csv
+import math
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from ggnet.io import atomic_write
+
+BAR_SECONDS, LINE_SECONDS = 1.0, 12.0  # between updates on a terminal, and elsewhere
+
+
+class TrainingDisplay:
+    """Progress of training: a bar on a terminal, elsewhere a line every `LINE_SECONDS`.
+
+    `due()` says when to gather figures, which on a GPU waits for the device, and `show` shows them.
+    """
+
+    def __init__(self, console: Console, total_steps: int, done: int):
+        self.console = console
+        self.seconds = BAR_SECONDS if console.is_terminal else LINE_SECONDS
+        self._start = self._last = time.monotonic()
+        self._first, self._total = done, total_steps
+        self._bar = Progress(
+            TextColumn("[bold]{task.fields[epoch]}"),
+            BarColumn(bar_width=None, complete_style="cyan"),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total_steps, epoch="", figures="starting")
+
+    def __enter__(self) -> "TrainingDisplay":
+        self._bar.start()
+        self._bar.update(self._task, completed=self._first)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.stop()
+
+    def due(self) -> bool:
+        """Whether it is time for the next figures."""
+        return time.monotonic() - self._last >= self.seconds
+
+    def show(self, done: int, epoch: str, losses: dict[str, float], figures: list[str]) -> None:
+        """Show the state after `done` steps of the run; `losses` are means since the last time."""
+        now = time.monotonic()
+        self._last = now
+        remaining = (now - self._start) / max(done - self._first, 1) * (self._total - done)
+        text = "  ".join([_losses(losses), *figures, f"{_duration(remaining)} left"])
+        if self.console.is_terminal:
+            self._bar.update(self._task, completed=done, epoch=epoch, figures=text)
+        else:
+            self.console.print(f"{epoch}  {100 * done / self._total:.0f} %  {text}", soft_wrap=True)
+
+
+class ResultsLog:
+    """results.csv: one row an epoch, the whole file rewritten atomically each time.
+
+    Epochs from `first_epoch` on that an interrupted run wrote are dropped, so none appears twice.
+    """
+
+    def __init__(self, path: Path, first_epoch: int = 0):
+        self.path = path
+        self._rows: list[dict[str, str]] = []
+        if first_epoch and path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                self._rows = [
+                    row for row in csv.DictReader(file) if int(row["epoch"]) <= first_epoch
+                ]
+
+    def add(self, row: dict[str, float | int | None]) -> None:
+        """Append an epoch's figures; None leaves a cell empty."""
+        self._rows.append({key: _cell(value) for key, value in row.items()})
+        with atomic_write(self.path, "w") as file:
+            writer = csv.DictWriter(file, list(row), lineterminator="\n", restval="")
+            writer.writeheader()
+            writer.writerows(self._rows)
+
+
+class TensorBoard:
+    """Scalars for TensorBoard; a resumed run hides what the interrupted one wrote after `step`."""
+
+    def __init__(self, folder: Path, step: int):
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self._writer = SummaryWriter(str(folder), purge_step=step or None)
+
+    def add(self, values: dict[str, float | int | None], step: int) -> None:
+        """Write the values that are there."""
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush to disk."""
+        self._writer.close()
+
+
+def _losses(losses: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3g}" for name, value in losses.items())
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _cell(value: float | int | None) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,495 @@
+"""Training: one loop for a laptop's CPU and for several GPUs under torchrun.
+
+Several processes: each computes the loss of its own batch, normalized by the interactions and
+objects in that batch alone, and DistributedDataParallel averages the gradients. As in the
+published code, whose loss is per GPU too, N processes with batch b are therefore not exactly one
+process with batch N b: images in a batch with few interactions weigh more. Accumulated
+micro-batches are averaged in the same way, so N processes equal one process with N micro-batches
+(but for batch normalization, whose statistics are those of each process's batch).
+"""
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from ggnet.config import Config
+from ggnet.data.annotations import load_dataset
+from ggnet.data.batch import Batch
+from ggnet.data.dataset import make_loader
+from ggnet.data.vocabulary import Vocabulary
+from ggnet.engine.checkpoint import (
+    BEST,
+    LAST,
+    load_weights,
+    rng_state,
+    save_checkpoint,
+    set_rng_state,
+)
+from ggnet.engine.distributed import Worker, join_workers
+from ggnet.engine.evaluation import check_vocabulary, predict_split, score, write_results
+from ggnet.engine.inference import Predictor
+from ggnet.engine.logging import ResultsLog, TensorBoard, TrainingDisplay
+from ggnet.engine.optim import WeightAverage, build_optimizer, set_lr
+from ggnet.engine.signals import Interrupted, StopRequest
+from ggnet.errors import UserError
+from ggnet.eval.hico import HicoResult
+from ggnet.io import atomic_write
+from ggnet.models import build_model
+from ggnet.nn import GGNetLoss
+
+CONFIG, RESULTS, TENSORBOARD = "config.yaml", "results.csv", "tensorboard"
+# On a GPU the host reads a step's flags this many steps later, when the device has long computed
+# them: reading never waits. All processes read the same flags at the same step.
+FLAG_LAG = 2
+TORCHRUN_ECHO_SECONDS = 3.0
+
+
+@dataclass
+class Position:
+    """How far a run is: `step` optimizer steps of `epoch` (both from 0) are done.
+
+    `sums` and the figures after it are of the current epoch so far.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best: float = -1.0  # best mAP so far
+    sums: dict[str, float] = field(default_factory=dict)  # losses summed over steps and processes
+    seconds: float = 0.0
+    waited: float = 0.0  # seconds of it spent waiting for data
+    images: int = 0
+    dataset_size: int = 0  # training images; a resumed run must find as many
+    world_size: int = 1
+
+
+@dataclass
+class _Report:
+    """What a step tells the host, on its way from the device."""
+
+    where: str
+    names: list[str]
+    values: Tensor  # [not finite, stop, checkpoint due] of any process, [not finite] here, losses
+    event: torch.cuda.Event | None
+
+    def read(self) -> list[float]:
+        if self.event is not None:
+            self.event.synchronize()
+        return self.values.tolist()
+
+
+def train(
+    config: Config,
+    run: str | Path,
+    *,
+    resume: dict[str, Any] | None = None,
+    console: Console | None = None,
+) -> HicoResult | None:
+    """Train in the run folder `run`, then evaluate on the test split if there is one.
+
+    Args:
+        resume: the checkpoint to go on from (`load_checkpoint`), of the same configuration.
+
+    Returns:
+        The final metrics on the main process, else None.
+
+    Raises:
+        UserError: a problem with the dataset, the run folder, the device or the checkpoint; a
+            loss that is not finite, with the images' names.
+        Interrupted: Ctrl-C or SIGTERM; last.pt holds the state.
+    """
+    console = console or Console()
+    with join_workers(config.train.device) as worker:
+        shown = console if worker.is_main else Console(quiet=True)
+        trainer = Trainer(config, Path(run), worker, shown)
+        if resume is not None:
+            trainer.restore(resume)
+        return trainer.fit()
+
+
+class Trainer:
+    """The state of a run and the loop over it; see `train`."""
+
+    def __init__(self, config: Config, run: Path, worker: Worker, console: Console):
+        self.config, self.run, self.worker, self.console = config, run, worker, console
+        _seed(config)
+        self.dataset = load_dataset(config.data.root)
+        self.vocabulary = self.dataset.vocabulary
+        self.records = self.dataset.load("train")
+        self.test_records = self.dataset.load("test") if "test" in self.dataset.splits else None
+        self.loader = make_loader(
+            self.records,
+            self.vocabulary,
+            config,
+            train=True,
+            rank=worker.rank,
+            world_size=worker.world_size,
+        )
+        self.steps_per_epoch = -(-len(self.loader) // config.train.accumulate)
+        model = build_model(config.model, len(self.vocabulary.objects), len(self.vocabulary.verbs))
+        self.model = model.to(worker.device, memory_format=torch.channels_last)
+        self.parameters = list(self.model.parameters())
+        # Buffers (batch statistics) are the main process's wherever they are saved or evaluated;
+        # sending them before every step would change nothing in training.
+        self.wrapped = (
+            DistributedDataParallel(self.model, broadcast_buffers=False)
+            if worker.world_size > 1
+            else self.model
+        )
+        self.loss = GGNetLoss(config.loss)
+        self.optimizer = build_optimizer(self.model, config.train)
+        self.average = WeightAverage(self.model, config.train.ema) if config.train.ema else None
+        self.position = Position(dataset_size=len(self.records), world_size=worker.world_size)
+        self._names: list[str] = []  # of the losses
+        self._sums: Tensor | None = None  # this process's losses in this epoch
+        self._not_finite = torch.zeros((), device=worker.device)
+        self._reports: deque[_Report] = deque()
+        self._saved, self._unsaved_steps = time.monotonic(), 0
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps done since the start of the run."""
+        return self.position.epoch * self.steps_per_epoch + self.position.step
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint of this configuration.
+
+        Raises:
+            UserError: it holds no optimizer state, or the dataset or the number of processes is
+                not what it was.
+        """
+        path = self.run / LAST
+        if state["optimizer"] is None:
+            raise UserError(f"a checkpoint without optimizer state cannot go on; resume {path}")
+        check_vocabulary(self.dataset, Vocabulary.from_dict(state["vocabulary"]), path)
+        position = Position(**state["progress"])
+        for what, was, now in (
+            ("training images", position.dataset_size, self.position.dataset_size),
+            ("processes", position.world_size, self.position.world_size),
+        ):
+            if was != now:
+                raise UserError(
+                    f"{path} was made with {was} {what}, now there are {now}: the order of the "
+                    "batches would change. Resume with as many, or start a new run"
+                )
+        load_weights(self.model, state["model"], path)
+        if self.average is not None:
+            load_weights(self.average.module, state["ema"], path)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if position.sums:
+            # Already summed over the processes: the main one carries it, the others start at 0.
+            self._names = list(position.sums)
+            sums = torch.tensor(list(position.sums.values()), dtype=torch.float64)
+            self._sums = sums.to(self.worker.device) * float(self.worker.is_main)
+        self.position = position
+        set_rng_state(state["rng"])
+
+    def fit(self) -> HicoResult | None:
+        """Run to the last epoch and evaluate; see `train`."""
+        position, config, worker = self.position, self.config.train, self.worker
+        resumed = self.global_step > 0
+        if worker.is_main:
+            self._open_run(resumed)
+        if not resumed:
+            self._save()  # also shows at once whether there is permission and space
+        log = ResultsLog(self.run / RESULTS, position.epoch)
+        board = None
+        if config.tensorboard and worker.is_main:
+            board = TensorBoard(self.run / TENSORBOARD, self.global_step)
+        self.console.print(self._headline(resumed), soft_wrap=True, highlight=False)
+        stop = StopRequest(worker.is_main, TORCHRUN_ECHO_SECONDS if worker.world_size > 1 else 0.0)
+        steps = config.epochs * self.steps_per_epoch
+        display = TrainingDisplay(self.console, steps, self.global_step)
+        result = None
+        try:
+            with stop:
+                while position.epoch < config.epochs:
+                    with display:
+                        self._train_epoch(stop, display, board)
+                    result = self._finish_epoch(stop, log, board)
+        finally:
+            if board:
+                board.close()
+        return result
+
+    # -- an epoch ---------------------------------------------------------------------------------
+
+    def _train_epoch(
+        self, stop: StopRequest, display: TrainingDisplay, board: TensorBoard | None
+    ) -> None:
+        position, config = self.position, self.config.train
+        lag = FLAG_LAG if self.worker.device.type == "cuda" else 0
+        self.model.train()
+        self.loader.set_epoch(position.epoch, position.step * config.accumulate)
+        batches = iter(self.loader) if position.step < self.steps_per_epoch else None
+        window = self._snapshot()
+        now = time.monotonic()
+        while position.step < self.steps_per_epoch:
+            left = len(self.loader) - position.step * config.accumulate
+            self._step(batches, min(config.accumulate, left), stop)
+            now, started = time.monotonic(), now
+            position.seconds += now - started
+            self._handle_reports(lag)
+            if display.due():
+                window = self._show(display, board, window)
+        self._handle_reports(0)
+
+    def _step(self, batches: Iterator[Batch], micro_batches: int, stop: StopRequest) -> None:
+        """One optimizer step over `micro_batches` batches."""
+        config, device, position = self.config.train, self.worker.device, self.position
+        set_lr(self.optimizer, config, self.global_step, self.steps_per_epoch)
+        self.optimizer.zero_grad()
+        losses, names = 0.0, []
+        for index in range(micro_batches):
+            started = time.monotonic()
+            batch = next(batches)
+            position.waited += time.monotonic() - started
+            position.images += len(batch) * self.worker.world_size
+            names += [meta["file_name"] for meta in batch.meta]
+            alone = self.worker.world_size == 1 or index == micro_batches - 1
+            with nullcontext() if alone else self.wrapped.no_sync():
+                losses = losses + self._backward(batch.to(device), 1 / micro_batches)
+
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if config.clip:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, config.clip, norm)
+        bad_here = ~torch.isfinite(losses[0])
+        wishes = (stop.requested, self._save_due())
+        flags = torch.stack(
+            [(bad_here | ~torch.isfinite(norm)).double()]
+            + [torch.full_like(losses[0], float(wish)) for wish in wishes]
+        )
+        self.worker.max_(flags)
+        report = self._report(flags, bad_here, losses, names)
+        if report.event is None:
+            self._raise_if_not_finite(report)
+        else:  # the device itself leaves out this step and all later ones
+            self._not_finite = torch.maximum(self._not_finite, flags[0].float())
+            self.optimizer.found_inf = self._not_finite
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model, self.global_step)
+        self._sums = losses if self._sums is None else self._sums + losses
+        self._reports.append(report)
+        position.step += 1
+        self._unsaved_steps += 1
+
+    def _backward(self, batch: Batch, share: float) -> Tensor:
+        """Add `share` of a batch's gradient; returns that share of its losses, the total first."""
+        enabled = self.config.train.precision == "bf16"
+        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=enabled):
+            total, terms = self.loss(self.wrapped(batch.images), batch)
+        (total * share).backward()
+        self._names = ["total", *terms]
+        return torch.stack([total.detach(), *terms.values()]).double() * share
+
+    def _report(self, flags: Tensor, bad_here: Tensor, losses: Tensor, names: list[str]) -> _Report:
+        values = torch.cat([flags, bad_here[None].double(), losses])
+        where = f"epoch {self.position.epoch + 1}, step {self.position.step + 1}"
+        if values.device.type == "cpu":
+            return _Report(where, names, values, None)
+        values = values.to("cpu", non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return _Report(where, names, values, event)
+
+    def _handle_reports(self, lag: int) -> None:
+        """Act on what the steps up to `lag` steps ago reported; all processes do the same."""
+        while len(self._reports) > lag:
+            report = self._reports.popleft()
+            self._raise_if_not_finite(report)
+            _, stop, save = report.read()[:3]
+            if stop or save:
+                self._save()
+            if stop:
+                raise Interrupted
+
+    def _raise_if_not_finite(self, report: _Report) -> None:
+        bad, _, _, bad_here, *losses = report.read()
+        if not bad:
+            return
+        pairs = zip(self._names, losses, strict=True)
+        terms = [f"{name} is {value}" for name, value in pairs if not math.isfinite(value)]
+        everyone = self.worker.gather((bool(bad_here), report.names, terms))
+        culprits = [item for item in everyone if item[0]] or everyone
+        if not self.worker.is_main:
+            raise SystemExit(2)  # the main process speaks for all
+        images = ", ".join(name for _, names, _ in culprits for name in names)
+        terms = list(dict.fromkeys(term for *_, terms in culprits for term in terms))
+        what = f"the loss is not finite ({', '.join(terms)})" if terms else "a gradient is infinite"
+        raise UserError(
+            f"{what} at {report.where}. The weights were not changed by it. Images of that batch: "
+            f"{images}. Check their annotations (`ggnet data verify`); if they are right, start "
+            f"again with a lower train.lr or train.clip=1. {self.run / LAST} is from before."
+        )
+
+    def _finish_epoch(
+        self, stop: StopRequest, log: ResultsLog, board: TensorBoard | None
+    ) -> HicoResult | None:
+        """Evaluate if it is time, log the epoch, save."""
+        position, config, worker = self.position, self.config.train, self.worker
+        epoch = position.epoch + 1
+        final = epoch == config.epochs
+        due = final or (config.eval_every > 0 and epoch % config.eval_every == 0)
+        result = None
+        if due and self.test_records is not None:
+            self._save()
+            result = self._evaluate(stop, final)
+        sums = worker.sum_(self._sums) / (position.step * worker.world_size)
+        row = {
+            "epoch": epoch,
+            "step": self.global_step,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            **dict(zip(self._names, sums.tolist(), strict=True)),
+            "mAP": result and result.mean_ap(),
+            "mAP_rare": result and _group_ap(result, "rare"),
+            "mAP_non_rare": result and _group_ap(result, "non-rare"),
+            "mAP_known_object": result and result.mean_ap("known-object"),
+            "images_per_second": position.images / max(position.seconds, 1e-9),
+            "data_wait": position.waited / max(position.seconds, 1e-9),
+            "seconds": position.seconds,
+        }
+        if worker.is_main:
+            log.add(row)
+        if board:
+            board.add({name: row[name] for name in row if name.startswith("mAP")}, self.global_step)
+        improved = result is not None and row["mAP"] > position.best
+        position.epoch, position.step = epoch, 0
+        position.sums, position.seconds, position.waited, position.images = {}, 0.0, 0.0, 0
+        self._sums = None
+        if improved:
+            position.best = row["mAP"]
+            self._save(BEST)
+        self._save()
+        return result
+
+    def _evaluate(self, stop: StopRequest, final: bool) -> HicoResult | None:
+        """Metrics on the main process, None on the others."""
+        model = self.average.module if self.average else self.model
+        self.worker.synchronize_(model)
+        predictor = Predictor(model, self.vocabulary, self.config, self.worker.device)
+        predictions = predict_split(predictor, self.test_records, self.worker, self.console, stop)
+        if not self.worker.is_main:
+            return None
+        result = score(predictions, self.test_records, self.records, self.dataset, self.config)
+        if final:
+            write_results(self.run, result, predictions, self.vocabulary)
+        else:
+            line = f"epoch {self.position.epoch + 1}: mAP {result.mean_ap():.2f}"
+            self.console.print(line, highlight=False)
+        return result
+
+    # -- files and screen -------------------------------------------------------------------------
+
+    def _open_run(self, resumed: bool) -> None:
+        """Refuse to overwrite another run; leave the configuration in the folder."""
+        if not resumed and (self.run / LAST).exists():
+            raise UserError(
+                f"{self.run} already holds a run. Continue it with `ggnet train --resume "
+                f"{self.run}`, or choose another folder with --out"
+            )
+        with atomic_write(self.run / CONFIG, "w") as file:
+            yaml.safe_dump(self.config.model_dump(mode="json"), file, sort_keys=False)
+        for name in (LAST, BEST):  # left by a process that was killed while writing
+            for stale in self.run.glob(f".{name}.*"):
+                stale.unlink(missing_ok=True)
+
+    def _save_due(self) -> bool:
+        """Whether this step asks for a checkpoint; only the main process's clock counts."""
+        config = self.config.train
+        late = time.monotonic() - self._saved >= 60 * config.checkpoint_minutes
+        many = 0 < config.checkpoint_steps <= self._unsaved_steps + 1
+        if not self.worker.is_main or not (late or many):
+            return False
+        self._saved, self._unsaved_steps = time.monotonic(), -1  # asked for: do not ask again
+        return True
+
+    def _save(self, name: str = LAST) -> None:
+        """Write a checkpoint. All processes call it, for the sum of their losses."""
+        if self._sums is not None:
+            total = self.worker.sum_(self._sums.clone()).tolist()
+            self.position.sums = dict(zip(self._names, total, strict=True))
+        self._saved, self._unsaved_steps = time.monotonic(), 0
+        if not self.worker.is_main:
+            return
+        best = name == BEST  # for use, not for resuming: a third of the size
+        save_checkpoint(
+            self.run / name,
+            {
+                "config": self.config.model_dump(mode="json"),
+                "vocabulary": self.vocabulary.to_dict(),
+                "model": self.model.state_dict(),
+                "ema": self.average.module.state_dict() if self.average else None,
+                "optimizer": None if best else self.optimizer.state_dict(),
+                "progress": asdict(self.position),
+                "rng": None if best else rng_state(),
+            },
+        )
+
+    def _headline(self, resumed: bool) -> str:
+        config, worker, position = self.config, self.worker, self.position
+        millions = sum(p.numel() for p in self.parameters) / 1e6
+        device = f"{worker.device.type} ({torch.get_num_threads()} threads)"
+        if worker.device.type == "cuda":
+            device = torch.cuda.get_device_name(worker.device)
+        processes = f"{worker.world_size} x " if worker.world_size > 1 else ""
+        text = (
+            f"{config.model.backbone}, {millions:.2f} M parameters, {processes}{device}; "
+            f"{len(self.records)} images of {self.vocabulary.name}, {config.train.epochs} epochs "
+            f"of {self.steps_per_epoch} steps; run folder {self.run}"
+        )
+        if resumed:
+            text += f"; resumed at epoch {position.epoch + 1}, step {position.step + 1}"
+        return text
+
+    def _snapshot(self) -> tuple[Tensor | None, Position]:
+        return self._sums, replace(self.position)
+
+    def _show(
+        self,
+        display: TrainingDisplay,
+        board: TensorBoard | None,
+        window: tuple[Tensor | None, Position],
+    ) -> tuple[Tensor | None, Position]:
+        """Display the means since `window` and return the next one's beginning."""
+        sums, before = window
+        now = self.position
+        change = self._sums if sums is None else self._sums - sums
+        means = (change / max(now.step - before.step, 1)).tolist()
+        losses = dict(zip(self._names, means, strict=True))
+        seconds = max(now.seconds - before.seconds, 1e-9)
+        rate, wait = (now.images - before.images) / seconds, (now.waited - before.waited) / seconds
+        figures = [f"{rate:.0f} images/s", f"data wait {100 * wait:.0f} %"]
+        if self.worker.device.type == "cuda":
+            figures.append(f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+        epoch = f"epoch {now.epoch + 1}/{self.config.train.epochs}"
+        display.show(self.global_step, epoch, losses, figures)
+        if board:
+            lr = self.optimizer.param_groups[0]["lr"]
+            board.add({**losses, "lr": lr, "images_per_second": rate}, self.global_step)
+        return self._snapshot()
+
+
+def _seed(config: Config) -> None:
+    """The same initial weights in all processes; determinism where it is wanted."""
+    torch.manual_seed(config.train.seed)
+    torch.backends.cudnn.benchmark = not config.train.deterministic
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        torch.use_deterministic_algorithms(True)
+
+
+def _group_ap(result: HicoResult, group: str) -> float | None:
+    return result.mean_ap(group=group) if group in result.groups else None
