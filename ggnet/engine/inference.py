@@ -1,0 +1,175 @@
+"""From images to human-object-interaction triplets in the pixels of the original image."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ggnet.config import Config
+from ggnet.data.targets import STRIDE
+from ggnet.data.transforms import invert_affine, preprocess, transform_boxes
+from ggnet.data.vocabulary import Vocabulary
+from ggnet.engine.checkpoint import find_checkpoint, load_checkpoint, load_weights, saved_config
+from ggnet.eval.predictions import ImagePrediction
+from ggnet.models import build_model
+from ggnet.ops import decode_hoi
+
+_MAPS = ("heatmap", "size", "center_frac", "interaction", "human_offset", "object_offset")
+
+
+@dataclass(eq=False)
+class Gaze:
+    """Where the network looked to score the n triplets of one image, in original pixels.
+
+    ActPoint k of gaze step s for triplet i lies at `actpoints[s, i, k]` (x, y) and counts with
+    `weights[s, i, k]`; it may lie outside the image. Networks without gaze steps have S = 0.
+    """
+
+    points: np.ndarray  # (n, 2) float32 interaction points (x, y)
+    actpoints: np.ndarray  # (S, n, K, 2) float32
+    weights: np.ndarray  # (S, n, K) float32 in [0, 1]
+
+
+class Predictor:
+    """A trained network with everything around it: image in, triplets out.
+
+    The model is put on `device` and into evaluation mode; call `model.train()` before training
+    goes on.
+
+    Example:
+        >>> predictor = Predictor.from_checkpoint("runs/demo", torch.device("cpu"))
+        >>> [prediction] = predictor(*predictor.prepare([read_image("a.jpg")]))
+        >>> predictor.vocabulary.verbs[prediction.verbs[0]], prediction.scores[0]
+    """
+
+    def __init__(
+        self, model: nn.Module, vocabulary: Vocabulary, config: Config, device: torch.device
+    ):
+        self.model, self.vocabulary, self.config, self.device = model, vocabulary, config, device
+        model.to(device, memory_format=torch.channels_last)
+        self._valid_pairs = torch.tensor(vocabulary.valid_pairs, device=device)
+
+    @classmethod
+    def from_checkpoint(cls, source: str | os.PathLike, device: torch.device) -> "Predictor":
+        """The network of a checkpoint file or run folder; its averaged weights where it has them.
+
+        Raises:
+            UserError: no checkpoint there, or one that is corrupt or does not fit this version.
+        """
+        path = find_checkpoint(source)
+        state = load_checkpoint(path)
+        config = saved_config(state, path)
+        vocabulary = Vocabulary.from_dict(state["vocabulary"])
+        model = build_model(config.model, len(vocabulary.objects), len(vocabulary.verbs))
+        load_weights(model, state["ema"] or state["model"], path)
+        return cls(model, vocabulary, config, device)
+
+    def prepare(
+        self, images: list[np.ndarray], names: list[str] | None = None
+    ) -> tuple[Tensor, list[dict[str, Any]]]:
+        """Letterbox uint8 RGB (H, W, 3) images of any size into one batch.
+
+        Returns:
+            The (B, 3, height, width) float32 batch and, for each image, what the loader's `meta`
+            has: file_name, image_id, width, height, affine.
+        """
+        names = [""] * len(images) if names is None else names
+        pixels, affines = zip(
+            *(preprocess(image, self.config.data.input_size) for image in images), strict=True
+        )
+        meta = [
+            {
+                "file_name": name,
+                "image_id": name,
+                "width": image.shape[1],
+                "height": image.shape[0],
+                "affine": affine,
+            }
+            for image, name, affine in zip(images, names, affines, strict=True)
+        ]
+        return torch.from_numpy(np.stack(pixels)), meta
+
+    def __call__(self, images: Tensor, meta: list[dict[str, Any]]) -> list[ImagePrediction]:
+        """The triplets of a batch, highest score first.
+
+        Args:
+            images: (B, 3, H, W) normalized RGB, as `prepare` or the loader makes them.
+            meta: one dict an image; see `prepare`.
+
+        Returns:
+            One prediction an image, of at most config.eval.k triplets. Boxes are cropped to the
+            image; triplets of which a box lies outside it are left out.
+        """
+        return [prediction for prediction, _ in self.look(images, meta, steps=False)]
+
+    @torch.inference_mode()
+    def look(
+        self, images: Tensor, meta: list[dict[str, Any]], steps: bool = True
+    ) -> list[tuple[ImagePrediction, Gaze]]:
+        """As calling it, together with the interaction point of every triplet and, with `steps`,
+        the ActPoints of every gaze step: what a picture shows."""
+        self.model.eval()
+        images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        outputs = self.model(images)
+        triplets = decode_hoi(
+            {name: outputs[name] for name in _MAPS},
+            self._valid_pairs,
+            k=self.config.eval.k,
+            rule=self.config.eval.rule,
+        )
+        arrays = {name: value.cpu().numpy() for name, value in triplets._asdict().items()}
+        maps = outputs.get("actpoints", []) if steps else []
+        cells = [_at_cells(step, triplets.interaction_yx) for step in maps]
+        return [
+            _in_pixels({name: value[b] for name, value in arrays.items()}, [c[b] for c in cells], m)
+            for b, m in enumerate(meta)
+        ]
+
+
+def _at_cells(step: Tensor, yx: Tensor) -> np.ndarray:
+    """(B, n, 3K) values of a (B, 3K, h, w) map at (B, n, 2) cells."""
+    batch = torch.arange(step.shape[0], device=step.device)[:, None]
+    return step[batch, :, yx[..., 0], yx[..., 1]].float().cpu().numpy()
+
+
+def _in_pixels(
+    triplets: dict[str, np.ndarray], cells: list[np.ndarray], meta: dict[str, Any]
+) -> tuple[ImagePrediction, Gaze]:
+    """One image's triplets (arrays over its k) from feature cells to original pixels."""
+    to_pixels = invert_affine(meta["affine"]) * [[STRIDE, STRIDE, 1]]
+    limit = np.array([meta["width"], meta["height"]] * 2)
+
+    def boxes(name: str) -> np.ndarray:
+        return transform_boxes(triplets[name], to_pixels).clip(0, limit).astype(np.float32)
+
+    humans, objects = boxes("human_boxes"), boxes("object_boxes")
+    visible = ((both := np.stack([humans, objects]))[..., 2:] > both[..., :2]).all(axis=(0, 2))
+    keep = visible & (triplets["scores"] > 0)
+    prediction = ImagePrediction(
+        image_id=meta["image_id"],
+        file_name=meta["file_name"],
+        human_boxes=humans[keep],
+        object_boxes=objects[keep],
+        object_labels=triplets["object_labels"][keep],
+        verbs=triplets["verbs"][keep],
+        scores=triplets["scores"][keep].astype(np.float32),
+    )
+    # A cell's value belongs to the cell's middle, half a cell from its edge.
+    centers = triplets["interaction_yx"][keep][:, ::-1] + 0.5
+    count, side = len(centers), round((cells[0].shape[1] / 3) ** 0.5) if cells else 0
+    grid = np.stack(np.meshgrid(*[np.arange(side) - side // 2] * 2), axis=-1).reshape(-1, 2)
+    actpoints = np.zeros((len(cells), count, side**2, 2), np.float32)
+    weights = np.zeros((len(cells), count, side**2), np.float32)
+    for s, step in enumerate(cells):
+        offsets, logits = np.split(step[keep], [2 * side**2], axis=1)
+        xy = offsets.reshape(count, -1, 2)[..., ::-1] + grid + centers[:, None]
+        actpoints[s] = _points(xy, to_pixels)
+        weights[s] = 1 / (1 + np.exp(-logits))
+    return prediction, Gaze(_points(centers, to_pixels), actpoints, weights)
+
+
+def _points(xy: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    return (xy * affine.diagonal() + affine[:, 2]).astype(np.float32)
