@@ -63,6 +63,16 @@ __device__ __forceinline__ void store16(void* address, const Vec16& v) {
 #endif
 }
 
+// Adds four floats to four consecutive ones in global memory; one instruction from sm_90 on.
+__device__ __forceinline__ void atomic_add4(float* address, const float (&v)[4]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  atomicAdd(reinterpret_cast<float4*>(address), make_float4(v[0], v[1], v[2], v[3]));
+#else
+#pragma unroll
+  for (int i = 0; i < 4; ++i) atomicAdd(address + i, v[i]);
+#endif
+}
+
 // d(16x8, float32) += a(16x16, row) * b(16x8, col), two halves or bfloat16s a register.
 __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4],
                                             const uint32_t (&b)[2], __half) {
