@@ -185,6 +185,19 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str], origin: str) -
     return parse_config(values, origin)
 
 
+def describe(config: Config) -> str:
+    """The configuration as YAML, each key with what it means; `load_config` reads it back."""
+    lines = []
+    for name, field in Config.model_fields.items():
+        section = getattr(config, name)
+        lines.append(f"{name}:  # {field.annotation.__doc__.strip().splitlines()[0]}")
+        for key, value in section.model_dump(mode="json").items():
+            text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+            note = type(section).model_fields[key].description
+            lines.append(f"  {key}: {text}" + (f"  # {note}" if note else ""))
+    return "\n".join(lines) + "\n"
+
+
 def parse_config(values: dict[str, Any], origin: str = "configuration") -> Config:
     """Validate nested plain values; every problem is listed in one UserError."""
     try:

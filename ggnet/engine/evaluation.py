@@ -6,16 +6,22 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from ggnet.config import Config
-from ggnet.data.annotations import Dataset, ImageRecord, hoi_counts
+from ggnet.config import Config, override
+from ggnet.data.annotations import Dataset, ImageRecord, hoi_counts, load_dataset
 from ggnet.data.dataset import make_loader
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.engine.distributed import Worker
+from ggnet.engine.checkpoint import (
+    check_same_config,
+    find_checkpoint,
+    load_checkpoint,
+    saved_config,
+)
+from ggnet.engine.distributed import Worker, join_workers
 from ggnet.engine.inference import Predictor
 from ggnet.engine.signals import Interrupted, StopRequest
 from ggnet.errors import UserError
 from ggnet.eval.hico import HicoResult, evaluate
-from ggnet.eval.predictions import ImagePrediction, write_predictions
+from ggnet.eval.predictions import ImagePrediction, read_predictions, write_predictions
 
 PREDICTIONS, METRICS, CLASSES = "predictions.json", "metrics.json", "ap_per_hoi.csv"
 
@@ -59,7 +65,7 @@ def score(
     dataset: Dataset,
     config: Config,
 ) -> HicoResult:
-    """HICO metrics; rare HOIs are those that the dataset lists, else those of few training pairs."""
+    """HICO metrics; rare HOIs: those that the dataset lists, else those with few training pairs."""
     counts = hoi_counts(train_records, dataset.vocabulary) if dataset.rare is None else None
     return evaluate(
         predictions,
@@ -100,3 +106,53 @@ def check_vocabulary(dataset: Dataset, vocabulary: Vocabulary, checkpoint: Path)
             f"{len(theirs)}, first difference at {index}: {first[0]!r} and {first[1]!r}. "
             "Set data.root to the dataset of the run"
         )
+
+
+def evaluate_checkpoint(
+    source: str | Path,
+    overrides: list[str],
+    predictions: Path | None = None,
+    out: Path | None = None,
+    console: Console | None = None,
+) -> HicoResult | None:
+    """`ggnet eval`: metrics of a checkpoint on the test split, shown and written to files.
+
+    Args:
+        source: run folder or checkpoint.
+        overrides: changes of data, eval and train.device; the network's keys must stay.
+        predictions: a file to score instead of predicting.
+        out: where predictions.json, metrics.json and ap_per_hoi.csv go; None: beside the
+            checkpoint.
+
+    Returns:
+        The metrics on the main process, else None.
+
+    Raises:
+        UserError: a broken checkpoint, dataset or prediction file, or keys that may not change.
+    """
+    console = console or Console()
+    path = find_checkpoint(source)
+    state = load_checkpoint(path)
+    saved = saved_config(state, path)
+    config = override(saved, overrides)
+    check_same_config(saved, config, path, {"data", "eval", "train"})
+    vocabulary = Vocabulary.from_dict(state["vocabulary"])
+    dataset = load_dataset(config.data.root)
+    check_vocabulary(dataset, vocabulary, path)
+    records, train_records = dataset.load("test"), dataset.load("train")
+    with join_workers(config.train.device) as worker:
+        if predictions is not None:
+            found = read_predictions(predictions, vocabulary)
+        else:
+            predictor = Predictor.from_checkpoint(path, worker.device)
+            predictor.config = config
+            found = predict_split(predictor, records, worker, console)
+        if not worker.is_main:
+            return None
+    result = score(found, records, train_records, dataset, config)
+    folder = out or path.parent
+    write_results(folder, result, found, vocabulary)
+    console.print(result.class_table())
+    console.print(result.table())
+    console.print(f"Results in {folder}", soft_wrap=True, highlight=False)
+    return result

@@ -1,0 +1,63 @@
+"""Run folders: naming new ones, going on with old ones."""
+
+from pathlib import Path
+from typing import Any
+
+from ggnet.config import Config, load_config, override
+from ggnet.engine.checkpoint import (
+    LAST,
+    check_same_config,
+    find_checkpoint,
+    load_checkpoint,
+    saved_config,
+)
+from ggnet.errors import UserError
+
+# What may change when a run goes on: where and how it runs, not what comes out.
+RESUMABLE = {
+    "data.root",
+    "data.workers",
+    "train.device",
+    "train.checkpoint_minutes",
+    "train.checkpoint_steps",
+    "train.eval_every",
+    "train.tensorboard",
+    "eval",
+}
+
+
+def free_folder(parent: Path, config: str | None) -> Path:
+    """A folder that does not exist yet, named after the configuration: train, train-2, ..."""
+    name = Path(config).stem if config else "train"
+    folder, number = parent / name, 2
+    while folder.exists():
+        folder, number = parent / f"{name}-{number}", number + 1
+    return folder
+
+
+def resume_run(
+    source: str | Path, config: str | None, overrides: list[str]
+) -> tuple[Path, Config, dict[str, Any]]:
+    """Run folder, configuration and checkpoint to go on with.
+
+    Args:
+        source: the run folder, or its last.pt.
+        config: what the user believes the run's configuration to be; None: as it was.
+        overrides: changes. With the "step" schedule the number of epochs may change, too.
+
+    Raises:
+        UserError: no usable checkpoint; a configuration that differs in what would change results;
+            nothing left to do.
+    """
+    path = find_checkpoint(source, prefer=LAST)
+    state = load_checkpoint(path)
+    saved = saved_config(state, path)
+    wanted = load_config(config, overrides) if config else override(saved, overrides)
+    allowed = RESUMABLE | ({"train.epochs"} if saved.train.lr_schedule == "step" else set())
+    check_same_config(saved, wanted, path, allowed)
+    if state["progress"]["epoch"] >= wanted.train.epochs:
+        raise UserError(
+            f"{path.parent} is finished: all {wanted.train.epochs} epochs are done. "
+            f"`ggnet eval {path.parent}` shows its metrics"
+        )
+    return path.parent, wanted, state

@@ -1,0 +1,106 @@
+"""`ggnet env`: what is installed, compiled and usable, and why the rest is not."""
+
+import json
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import ggnet
+from ggnet._build import BUILD_INFO, LIBRARY
+
+FOLDER = Path(ggnet.__file__).parent
+VARIABLES = ("GGNET_BACKEND", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TORCH_CUDA_ARCH_LIST")
+
+
+def report(console: Console) -> bool:
+    """Print the report; whether the operators are usable.
+
+    Package versions, the machine, the GPUs, the compiled library and, for each operator and
+    device, which backend runs it and why the others do not.
+    """
+    console.print(_facts())
+    try:
+        from ggnet import ops
+    except ImportError as error:
+        console.print(f"[red]not usable[/]: {escape(str(error))}", soft_wrap=True)
+        return False
+    console.print(_operators(ops))
+    return True
+
+
+def _facts() -> Table:
+    table = Table(title="environment", show_header=False)
+    table.add_row("ggnet", f"{ggnet.__version__} in {FOLDER}")
+    table.add_row("Python", f"{platform.python_version()} ({sys.executable})")
+    table.add_row("machine", f"{platform.platform()}, {os.cpu_count()} processors")
+    capability = torch.backends.cpu.get_cpu_capability()
+    table.add_row("CPU", f"{capability}, {torch.get_num_threads()} threads used by torch")
+    table.add_row("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}")
+    table.add_row("GPUs", _gpus())
+    table.add_row("compiled library", _library())
+    table.add_row("packages", "\n".join(_packages()))
+    settings = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
+    table.add_row("variables", "\n".join(settings) or "none set")
+    return table
+
+
+def _gpus() -> str:
+    if torch.version.cuda is None:
+        return "none usable: this torch is built without CUDA"
+    if not torch.cuda.is_available():
+        return "none found by torch"
+    cards = (torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count()))
+    return "\n".join(
+        f"{card.name}, sm_{card.major}{card.minor}, {card.total_memory / 2**30:.0f} GiB"
+        for card in cards
+    )
+
+
+def _library() -> str:
+    try:
+        built = json.loads((FOLDER / BUILD_INFO).read_text())
+        return (
+            f"{FOLDER / LIBRARY}, built against torch {built['torch']}, "
+            f"CUDA {built['cuda'] or 'none'}; loads under torch {built['min_torch']} and newer"
+        )
+    except (OSError, ValueError, KeyError):
+        return f"{LIBRARY} is not built"
+
+
+def _packages() -> list[str]:
+    lines = []
+    for requirement in requires("ggnet") or []:
+        if "extra ==" in requirement or requirement.startswith("torch"):
+            continue
+        name = requirement.partition(">")[0].strip()
+        try:
+            lines.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            lines.append(f"{name}: missing; pip install '{requirement}'")
+    return lines
+
+
+def _operators(ops) -> Table:
+    devices = ("cpu", "cuda")
+    with FakeTensorMode():  # a CUDA tensor exists even where no GPU does
+        tensors = [torch.empty(1, device=device) for device in devices]
+    table = Table(title="operators: backend, and why not the others", show_lines=True)
+    for title in ("operator", *(f"on {device}" for device in devices)):
+        table.add_column(title, overflow="fold")
+    for name in ops.OPERATORS:
+        table.add_row(name, *(_resolution(ops.resolve(name, tensor)) for tensor in tensors))
+    return table
+
+
+def _resolution(resolution) -> str:
+    lines = [f"[green]{resolution.backend}[/]" if resolution.backend else "[red]none[/]"]
+    lines += [escape(f"{name}: {why}") for name, why in resolution.rejected.items()]
+    return "\n".join(lines)
