@@ -8,7 +8,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 sys.path.insert(0, str(Path(__file__).parent))
-from ggnet import _build  # noqa: E402
+from ggnet import __version__, _build  # noqa: E402
 
 try:
     import torch
@@ -37,7 +37,7 @@ class BuildLibrary(BuildExtension):
         if not self.inplace:
             folders.add(Path(self.build_lib) / "ggnet")
         for folder in folders:
-            _build.write_build_info(folder, torch.__version__, None)
+            _build.write_build_info(folder, __version__, torch.__version__, None)
 
 
 setup(

@@ -61,9 +61,10 @@ def free_memory() -> int:
         return free
 
 
-def write_build_info(folder: Path, torch_version: str, cuda: str | None) -> None:
+def write_build_info(folder: Path, version: str, torch_version: str, cuda: str | None) -> None:
     """Record beside the library what it was built for; read when it is loaded."""
     info = {
+        "version": version,
         "torch": torch_version,
         "cuda": cuda,
         "python": platform.python_version(),

@@ -1,0 +1,134 @@
+"""ActPoint aggregation: the gaze step of GGNet (CVPR 2021) in one pass."""
+
+import torch
+from torch import Tensor
+
+from ggnet.ops import _check, _layout
+from ggnet.ops._autocast import register_autocast
+from ggnet.ops._backend import require_backend
+from ggnet.ops._double_backward import refuse_double_backward
+
+
+def actpoint_aggregate(
+    features: Tensor,
+    points: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    base_offset: Tensor | None = None,
+    *,
+    relu: bool = False,
+) -> Tensor:
+    """Gather the features of K ActPoints around every cell, weigh and convolve them.
+
+    The sigmoid of the weights, the sum with the previous step's offsets, bilinear sampling, the
+    convolution, bias and ReLU run in one pass; the sampled columns are never materialized. Stride
+    is 1 and the regular grid is centered (padding k // 2). Samples outside of the map are zero.
+    Source: Section 3.2 of the paper; the layer is a modulated deformable convolution (Zhu et al.,
+    CVPR 2019).
+
+    float32, bfloat16, float16, and float64 on the CPU; sums are at least float32. Differentiable in
+    all five tensors, once: for second derivatives call `ggnet.reference.actpoint_aggregate`.
+    Under autocast everything is cast to the region's dtype.
+
+    Args:
+        features: (B, C, H, W); the output has their memory format.
+        points: (B, 3K, H, W), the raw output of the point-predicting convolution: channels
+            2k, 2k+1 are (dy, dx) of point k relative to the regular k x k grid, in cells;
+            channel 2K + k is the logit of its weight.
+        weight: (O, C, k, k), K = k * k, k one of 3, 5, 7.
+        bias: (O,).
+        base_offset: (B, 2K, H, W), offsets of the previous gaze step in cells, added to those of
+            `points`.
+        relu: rectify the output.
+
+    Returns:
+        (B, O, H, W).
+
+    Raises:
+        ValueError: a shape or device that does not fit, or 2**31 elements and more.
+        TypeError: a dtype that does not fit.
+        BackendError: no kernel for this device, or not in the chosen backend.
+    """
+    _check.tensor("features", features, 4)
+    _check.tensor("weight", weight, 4)
+    batch, channels, height, width = features.shape
+    outputs, _, side, _ = weight.shape
+    if side not in (3, 5, 7):
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}; expected (O, C, k, k) with k 3, 5 or 7"
+        )
+    taps = side * side
+    _check.shape("weight", weight, (outputs, channels, side, side), "(O, C, k, k)")
+    _check.shape("points", points, (batch, 3 * taps, height, width), "(B, 3K, H, W)")
+    if bias is not None:
+        _check.shape("bias", bias, (outputs,), "(O,)")
+    if base_offset is not None:
+        _check.shape("base_offset", base_offset, (batch, 2 * taps, height, width), "(B, 2K, H, W)")
+    _check.indexable("the output", (batch, outputs, height, width))
+    _check.floating("features", features)
+    _check.like(
+        "features", features, points=points, weight=weight, bias=bias, base_offset=base_offset
+    )
+    require_backend("actpoint_aggregate", features)
+    return torch.ops.ggnet.actpoint_aggregate(
+        features, points, weight, bias, base_offset, relu=relu
+    )
+
+
+@torch.library.register_fake("ggnet::actpoint_aggregate")
+def _(features, points, weight, bias=None, base_offset=None, *, relu=False):
+    batch, _, height, width = features.shape
+    return _layout.empty((batch, weight.shape[0], height, width), features, follow=True)
+
+
+@torch.library.register_fake("ggnet::actpoint_aggregate_backward")
+def _(grad_output, features, points, weight, base_offset, output, grad_mask, deterministic):
+    return (
+        _layout.gradient(features, grad_mask & 1),
+        _layout.gradient(points, grad_mask & 2),
+        _layout.gradient(weight, grad_mask & 4),
+        _layout.empty((weight.shape[0] if grad_mask & 8 else 0,), weight),
+    )
+
+
+def _setup_context(ctx, inputs, keyword_only_inputs, output) -> None:
+    features, points, weight, _, base_offset = inputs
+    rectified = output if keyword_only_inputs["relu"] else None
+    ctx.save_for_backward(features, points, weight, base_offset, rectified)
+
+
+def _backward(ctx, grad_output):
+    features, points, weight, base_offset, output = ctx.saved_tensors
+    wants_features, wants_points, wants_weight, wants_bias, wants_base = ctx.needs_input_grad
+    mask = wants_features + 2 * (wants_points or wants_base) + 4 * wants_weight + 8 * wants_bias
+    grad_features, grad_points, grad_weight, grad_bias = (
+        torch.ops.ggnet.actpoint_aggregate_backward(
+            grad_output,
+            features,
+            points,
+            weight,
+            base_offset,
+            output,
+            mask,
+            torch.are_deterministic_algorithms_enabled(),
+        )
+    )
+    grad_base = None
+    if wants_base:
+        grad_base = grad_points[:, : base_offset.shape[1]]
+        if wants_points:  # autograd may add to either in place
+            grad_base = grad_base.clone()
+    return (
+        grad_features if wants_features else None,
+        grad_points if wants_points else None,
+        grad_weight if wants_weight else None,
+        grad_bias if wants_bias else None,
+        grad_base,
+    )
+
+
+torch.library.register_autograd(
+    "ggnet::actpoint_aggregate", _backward, setup_context=_setup_context
+)
+refuse_double_backward("actpoint_aggregate")
+register_autocast("actpoint_aggregate")

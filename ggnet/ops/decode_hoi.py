@@ -1,0 +1,142 @@
+"""From the output of GGNet (CVPR 2021) to human-object-interaction triplets."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ggnet.ops import _check
+from ggnet.ops.match_points import Peaks, match_points
+from ggnet.ops.topk_peaks import topk_peaks
+from ggnet.reference.decode_hoi import Triplets
+
+
+def decode_hoi(
+    outputs: dict[str, Any],
+    valid_pairs: Tensor | None = None,
+    *,
+    k: int = 100,
+    rule: str = "product",
+) -> Triplets:
+    """Peaks of objects, humans and interactions, matched into triplets.
+
+    Shapes depend on those of the maps alone and nothing waits for the device, so a CUDA graph can
+    capture it. Not differentiable.
+
+    Args:
+        outputs: eval-mode model output: heatmap (B, num_objects, H, W) and interaction
+            (B, V, H, W) logits, class 0 being the person; size (B, 2, H, W) [w, h] and
+            center_frac (B, 2, H, W) [x, y]; human_offset and object_offset (B, 2V, H, W) with
+            channels 2v, 2v+1 = (x, y) of verb v, or (B, 2, H, W) for all verbs. In cells.
+        valid_pairs: (V, num_objects) bool; None: every verb goes with every object.
+        k: peaks of each kind and triplets of each image.
+        rule: "product" or "distance", see `match_points`.
+
+    Returns:
+        Triplets. Of triplets with the same human, object and verb only the first of the highest
+        score keeps its score; the others, and interactions that match nothing, have score 0.
+
+    Raises:
+        ValueError: a map is missing, a shape, device or parameter does not fit.
+        TypeError: a dtype that does not fit.
+        BackendError: no kernel for this device, or not in the chosen backend.
+    """
+    heatmap, interaction = _checked(outputs, valid_pairs)
+    with torch.no_grad():
+        objects = topk_peaks(heatmap, k)
+        humans = topk_peaks(heatmap[:, :1], k)
+        interactions = topk_peaks(interaction, k)
+        _, verbs, ys, xs = interactions
+        human, object_, scores = match_points(
+            interactions,
+            humans,
+            objects,
+            _offsets(outputs["human_offset"], interactions),
+            _offsets(outputs["object_offset"], interactions),
+            valid_pairs,
+            rule=rule,
+        )
+        scores = _without_duplicates(scores, human, object_, verbs)
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        verbs, human, object_ = (_take(value, order) for value in (verbs, human, object_))
+        # Triplets without a human or an object have index -1 and score 0; any box will do.
+        some_human, some_object = human.clamp(min=0), object_.clamp(min=0)
+        return Triplets(
+            scores=scores,
+            verbs=verbs,
+            human_boxes=_take(_boxes(outputs, humans), some_human),
+            object_boxes=_take(_boxes(outputs, objects), some_object),
+            human_scores=_take(humans[0], some_human),
+            object_scores=_take(objects[0], some_object),
+            object_labels=_take(objects[1], some_object),
+            interaction_yx=_take(torch.stack([ys, xs], dim=2), order),
+            human_index=human,
+            object_index=object_,
+        )
+
+
+def _checked(outputs: dict[str, Any], valid_pairs: Tensor | None) -> tuple[Tensor, Tensor]:
+    names = ("heatmap", "interaction", "size", "center_frac", "human_offset", "object_offset")
+    missing = [name for name in names if name not in outputs]
+    if missing:
+        raise ValueError(f"outputs lacks {', '.join(missing)}; expected {', '.join(names)}")
+    heatmap, interaction = outputs["heatmap"], outputs["interaction"]
+    _check.tensor("heatmap", heatmap, 4)
+    _check.tensor("interaction", interaction, 4)
+    batch, classes, height, width = heatmap.shape
+    if classes < 1:
+        raise ValueError("heatmap has no channels; expected one an object class, the person first")
+    verbs = interaction.shape[1]
+    _check.shape("interaction", interaction, (batch, verbs, height, width), "(B, V, H, W)")
+    for name in ("size", "center_frac"):
+        _check.shape(name, outputs[name], (batch, 2, height, width), "(B, 2, H, W)")
+    for name in ("human_offset", "object_offset"):
+        _check.tensor(name, outputs[name], 4)
+        channels = 2 if outputs[name].shape[1] == 2 else 2 * verbs
+        meaning = "(B, 2V, H, W)"
+        _check.shape(name, outputs[name], (batch, channels, height, width), meaning)
+    _check.same_device("heatmap", heatmap, **{name: outputs[name] for name in names[1:]})
+    if valid_pairs is not None:
+        _check.shape("valid_pairs", valid_pairs, (verbs, classes), "(V, num_objects)")
+    return heatmap, interaction
+
+
+def _without_duplicates(scores: Tensor, human: Tensor, object_: Tensor, verbs: Tensor) -> Tensor:
+    """0 for every triplet that has the human, object and verb of a better or earlier one."""
+    same = torch.ones((), dtype=torch.bool, device=scores.device)
+    for value in (human, object_, verbs):
+        same = same & (value[:, :, None] == value[:, None, :])
+    mine, other = scores[:, :, None], scores[:, None, :]
+    rank = torch.arange(scores.shape[1], device=scores.device)
+    earlier = rank[None, :] < rank[:, None]
+    beaten = same & ((other > mine) | ((other == mine) & earlier))
+    return scores.masked_fill(beaten.any(dim=2), 0)
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    """values[b, index[b, i]] for (B, N) or (B, N, D) values."""
+    if values.dim() == 3:
+        index = index[:, :, None].expand(-1, -1, values.shape[2])
+    return values.gather(1, index)
+
+
+def _at(map: Tensor, channels: Tensor | int, peaks: Peaks) -> Tensor:
+    """(B, K) values of a map at the peaks, of the dtype of their scores."""
+    scores, _, ys, xs = peaks
+    batch = torch.arange(map.shape[0], device=map.device)[:, None]
+    return map[batch, channels, ys, xs].to(scores.dtype)
+
+
+def _offsets(map: Tensor, interactions: Peaks) -> Tensor:
+    """(B, K, 2) offsets (y, x) of each interaction's verb at its point."""
+    first = 2 * interactions[1] if map.shape[1] > 2 else 0
+    return torch.stack([_at(map, first + 1, interactions), _at(map, first, interactions)], dim=2)
+
+
+def _boxes(maps: dict[str, Tensor], peaks: Peaks) -> Tensor:
+    """(B, K, 4) boxes around the peaks, x1, y1, x2, y2 in cells."""
+    _, _, ys, xs = peaks
+    x = xs + _at(maps["center_frac"], 0, peaks)
+    y = ys + _at(maps["center_frac"], 1, peaks)
+    half_w, half_h = (_at(maps["size"], channel, peaks) / 2 for channel in (0, 1))
+    return torch.stack([x - half_w, y - half_h, x + half_w, y + half_h], dim=2)

@@ -1,0 +1,139 @@
+"""Modulated deformable convolution (Zhu et al., Deformable ConvNets v2, CVPR 2019)."""
+
+import torch
+from torch import Tensor
+
+from ggnet.ops import _check, _layout
+from ggnet.ops._autocast import register_autocast
+from ggnet.ops._backend import require_backend
+from ggnet.ops._double_backward import refuse_double_backward
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Every tap of the kernel reads the input at its regular position plus a learned offset.
+
+    Signature, layout and semantics of torchvision.ops.deform_conv2d with one group and one offset
+    group; the sampled columns are never materialized. Samples are bilinear and zero outside of the
+    input.
+
+    float32, bfloat16, float16, and float64 on the CPU; sums are at least float32. Differentiable in
+    all five tensors, once: for second derivatives call `ggnet.reference.deform_conv2d`. Under
+    autocast everything is cast to the region's dtype.
+
+    Args:
+        input: (B, C, H, W); the output has its memory format.
+        offset: (B, 2K, Ho, Wo) in cells, K = kh * kw; channels 2k, 2k+1 are (dy, dx) of tap k,
+            taps row by row.
+        weight: (O, C, kh, kw).
+        bias: (O,).
+        stride, padding, dilation: an integer or (vertical, horizontal), in cells.
+        mask: (B, K, Ho, Wo), factor of each sample; None: 1.
+
+    Returns:
+        (B, O, Ho, Wo), Ho = (H + 2 padding - dilation (kh - 1) - 1) // stride + 1.
+
+    Raises:
+        NotImplementedError: shapes that mean more than one group or offset group.
+        ValueError: a shape or device that does not fit, or 2**31 elements and more.
+        TypeError: a dtype that does not fit.
+        BackendError: no kernel for this device, or not in the chosen backend.
+    """
+    _check.tensor("input", input, 4)
+    _check.tensor("offset", offset, 4)
+    _check.tensor("weight", weight, 4)
+    stride = _check.pair("stride", stride, 1)
+    padding = _check.pair("padding", padding, 0)
+    dilation = _check.pair("dilation", dilation, 1)
+    batch, channels, height, width = input.shape
+    outputs, group_channels, kernel_h, kernel_w = weight.shape
+    taps = kernel_h * kernel_w
+    if taps == 0:
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}; expected (O, C, kh, kw) with kh, kw > 0"
+        )
+    if group_channels != channels and group_channels > 0 and channels % group_channels == 0:
+        raise NotImplementedError(
+            f"weight has {group_channels} input channels for an input of {channels}: that is "
+            f"{channels // group_channels} groups; ggnet.ops.deform_conv2d has one"
+        )
+    if offset.shape[1] > 2 * taps and offset.shape[1] % (2 * taps) == 0:
+        raise NotImplementedError(
+            f"offset has {offset.shape[1]} channels for {taps} taps: that is "
+            f"{offset.shape[1] // (2 * taps)} offset groups; ggnet.ops.deform_conv2d has one"
+        )
+    _check.shape("weight", weight, (outputs, channels, kernel_h, kernel_w), "(O, C, kh, kw)")
+    out_h = _output_size(height, kernel_h, stride[0], padding[0], dilation[0])
+    out_w = _output_size(width, kernel_w, stride[1], padding[1], dilation[1])
+    if out_h < 1 or out_w < 1:
+        raise ValueError(
+            f"input is {height} x {width} cells; expected at least as many as the dilated kernel, "
+            f"{dilation[0] * (kernel_h - 1) + 1} x {dilation[1] * (kernel_w - 1) + 1}, less "
+            f"twice the padding {padding}"
+        )
+    _check.shape("offset", offset, (batch, 2 * taps, out_h, out_w), "(B, 2K, Ho, Wo)")
+    if bias is not None:
+        _check.shape("bias", bias, (outputs,), "(O,)")
+    if mask is not None:
+        _check.shape("mask", mask, (batch, taps, out_h, out_w), "(B, K, Ho, Wo)")
+    _check.indexable("the output", (batch, outputs, out_h, out_w))
+    _check.floating("input", input)
+    _check.like("input", input, offset=offset, weight=weight, bias=bias, mask=mask)
+    require_backend("deform_conv2d", input)
+    return torch.ops.ggnet.deform_conv2d(
+        input, offset, weight, bias, *stride, *padding, *dilation, mask
+    )
+
+
+def _output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+@torch.library.register_fake("ggnet::deform_conv2d")
+def _(input, offset, weight, bias, *steps_and_mask):
+    batch, outputs = input.shape[0], weight.shape[0]
+    return _layout.empty((batch, outputs, *offset.shape[2:]), input, follow=True)
+
+
+@torch.library.register_fake("ggnet::deform_conv2d_backward")
+def _(grad_output, input, offset, weight, mask, *steps_and_flags):
+    *_, grad_mask, _deterministic = steps_and_flags
+    return (
+        _layout.gradient(input, grad_mask & 1),
+        _layout.gradient(offset, grad_mask & 2),
+        _layout.gradient(weight, grad_mask & 4),
+        _layout.empty((weight.shape[0] if grad_mask & 8 else 0,), weight),
+        _layout.gradient(mask, grad_mask & 16) if grad_mask & 16 else _layout.empty((0,), input),
+    )
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    input, offset, weight, _, *steps, mask = inputs
+    ctx.save_for_backward(input, offset, weight, mask)
+    ctx.steps = steps
+
+
+def _backward(ctx, grad_output):
+    wants = [ctx.needs_input_grad[i] for i in (0, 1, 2, 3, 10)]
+    grads = torch.ops.ggnet.deform_conv2d_backward(
+        grad_output,
+        *ctx.saved_tensors,
+        *ctx.steps,
+        sum(bool(want) << bit for bit, want in enumerate(wants)),
+        torch.are_deterministic_algorithms_enabled(),
+    )
+    *first, last = (grad if want else None for grad, want in zip(grads, wants, strict=True))
+    return (*first, *[None] * 6, last)
+
+
+torch.library.register_autograd("ggnet::deform_conv2d", _backward, setup_context=_setup_context)
+refuse_double_backward("deform_conv2d")
+register_autocast("deform_conv2d")

@@ -1,0 +1,106 @@
+"""Action-aware point matching: GGNet (CVPR 2021), Eq. 8."""
+
+import torch
+from torch import Tensor
+
+from ggnet.ops import _check, _layout
+from ggnet.ops._autocast import register_autocast
+from ggnet.ops._backend import require_backend
+
+Peaks = tuple[Tensor, Tensor, Tensor, Tensor]
+RULES = ("product", "distance")
+
+
+def match_points(
+    interactions: Peaks,
+    humans: Peaks,
+    objects: Peaks,
+    human_offsets: Tensor,
+    object_offsets: Tensor,
+    valid_pairs: Tensor | None = None,
+    *,
+    rule: str = "product",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Find for every interaction the human and the object that its offsets point at.
+
+    With (dy, dx) = interaction - offset - candidate and s the candidate's score, a match
+
+        rule "product"     maximizes s / ((|dy| + 1) (|dx| + 1))     (the published code)
+        rule "distance"    minimizes (|dy| + |dx|) / s               (Eq. 8)
+
+    Only candidates with a positive score and a finite distance can match, and only objects whose
+    class is valid with the interaction's verb. Ties: smaller index.
+
+    Not differentiable: the score carries no gradient. Under autocast floating-point tensors are
+    cast to float32.
+
+    Args:
+        interactions, humans, objects: (scores, channels, ys, xs), each (B, K) with its own K, as
+            `topk_peaks` returns them; channels are verbs, nothing, and object classes.
+        human_offsets, object_offsets: (B, K, 2) of the interactions, (y, x) in cells, interaction
+            minus center; of the dtype of the scores.
+        valid_pairs: (V, num_objects) bool; None: all are valid.
+        rule: "product" or "distance".
+
+    Returns:
+        human index, object index (int64), score: each (B, K). Index -1: nothing can match. score
+        is the product of the three scores, 0 where an index is -1.
+
+    Raises:
+        ValueError: a shape, device or rule that does not fit.
+        TypeError: a dtype that does not fit.
+        BackendError: no kernel for this device, or not in the chosen backend.
+    """
+    _peaks("interactions", interactions)
+    scores = interactions[0]
+    for name, peaks in (("humans", humans), ("objects", objects)):
+        _peaks(name, peaks)
+        if peaks[0].shape[0] != scores.shape[0]:
+            raise ValueError(
+                f"{name} are of {peaks[0].shape[0]} images; expected {scores.shape[0]}, as the "
+                "interactions"
+            )
+        _check.like("interactions", scores, **{name: peaks[0]})
+    for name, offsets in (("human_offsets", human_offsets), ("object_offsets", object_offsets)):
+        _check.shape(name, offsets, (*scores.shape, 2), "(B, K, 2)")
+        _check.like("interactions", scores, **{name: offsets})
+    if valid_pairs is not None:
+        _check.tensor("valid_pairs", valid_pairs, 2)
+        _check.dtype("valid_pairs", valid_pairs, torch.bool)
+        _check.same_device("interactions", scores, valid_pairs=valid_pairs)
+    if rule not in RULES:
+        raise ValueError(f"rule is {rule!r}; expected one of {', '.join(RULES)}")
+    require_backend("match_points", scores)
+    with torch.no_grad():
+        return torch.ops.ggnet.match_points(
+            list(interactions),
+            list(humans),
+            list(objects),
+            human_offsets,
+            object_offsets,
+            valid_pairs,
+            RULES.index(rule),
+        )
+
+
+def _peaks(name: str, peaks: Peaks) -> None:
+    if len(peaks) != 4:
+        raise ValueError(f"{name} has {len(peaks)} tensors; expected (scores, channels, ys, xs)")
+    scores = peaks[0]
+    _check.tensor(f"{name}[0] (scores)", scores, 2)
+    _check.dtype(f"{name}[0] (scores)", scores, torch.float32, torch.float64)
+    for i, part in enumerate(("channels", "ys", "xs"), start=1):
+        label = f"{name}[{i}] ({part})"
+        _check.shape(label, peaks[i], scores.shape, "(B, K)")
+        _check.dtype(label, peaks[i], torch.int64)
+        _check.same_device(f"{name}[0] (scores)", scores, **{label: peaks[i]})
+
+
+@torch.library.register_fake("ggnet::match_points")
+def _(interactions, humans, objects, human_offsets, object_offsets, valid_pairs, rule):
+    scores = interactions[0]
+    index = _layout.empty(scores.shape, scores, dtype=torch.int64)
+    return index, torch.empty_like(index), _layout.empty(scores.shape, scores)
+
+
+register_autocast("match_points", torch.float32)
