@@ -68,3 +68,24 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
     if values.min() < 0 or values.max() > high:
         low, high = values.min(), values.max()
     return np.round((values - low) * (255 / (high - low))).astype(np.uint8)
+
+
+def image_files(folder: str | os.PathLike) -> tuple[list[Path], list[Path]]:
+    """The files in a folder (not below it), sorted by name: images by their suffix, and others.
+
+    Hidden files are left out.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    Image.init()
+    formats = Image.registered_extensions().items()
+    suffixes = {suffix for suffix, format_ in formats if format_ in Image.OPEN}
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from None
+    files = [Path(folder) / name for name in names if not name.startswith(".")]
+    files = [path for path in files if path.is_file()]
+    images = [path for path in files if path.suffix.lower() in suffixes]
+    return images, [path for path in files if path.suffix.lower() not in suffixes]

@@ -53,7 +53,24 @@ def draw_predictions(
         A new uint8 RGB picture of the image's size; of a multiple of it if that is too small for
         text (longer side below 512).
     """
-    return _predictions(image, prediction, vocabulary, gaze, threshold, top, truth).pixels
+    matched = None if truth is None else match_truth(prediction, truth)
+    pairs: list[_Pair] = []
+    shown = 0
+    for i in range(len(prediction)):
+        if shown == top or prediction.scores[i] < threshold:
+            break
+        human, object_ = prediction.human_boxes[i], prediction.object_boxes[i]
+        point = _middle(human, object_) if gaze is None else gaze.points[i]
+        label, verb = int(prediction.object_labels[i]), int(prediction.verbs[i])
+        line = _line(prediction, vocabulary, i)
+        if matched is not None:
+            line = [("✓ ", style.RIGHT) if matched[i] else ("✗ ", style.WRONG), *line]
+        shown += _add(pairs, human, object_, label, point, verb, line)
+    canvas = Canvas(image)
+    _draw_pairs(canvas, pairs)
+    if not pairs:
+        canvas.note([[(f"no interaction above {threshold:.2f}", _WHITE)]], style.MUTED)
+    return canvas.pixels
 
 
 def draw_truth(image: np.ndarray, record: ImageRecord, vocabulary: Vocabulary) -> np.ndarray:
@@ -98,6 +115,22 @@ def draw_actpoints(
     return canvas.pixels
 
 
+def draw_gaze(
+    image: np.ndarray,
+    prediction: ImagePrediction,
+    gaze: Gaze,
+    vocabulary: Vocabulary,
+    *,
+    threshold: float = THRESHOLD,
+    top: int = TOP,
+) -> np.ndarray:
+    """Prediction and the ActPoints of the top triplet in every gaze step, with a legend."""
+    drawn = draw_predictions(image, prediction, vocabulary, gaze, threshold=threshold, top=top)
+    panels = [drawn, *_gaze_panels(image, prediction, vocabulary, gaze)]
+    titles = ["Prediction", *_gaze_titles(gaze)]
+    return compose([panels], titles, matches=False, weights=len(panels) > 1)
+
+
 def draw_comparison(
     image: np.ndarray,
     record: ImageRecord,
@@ -126,46 +159,28 @@ def draw_grid(
     """One page with the panels of `draw_comparison` for several scenes, a row each."""
     rows = []
     for image, record, prediction, gaze in scenes:
-        drawn = _predictions(image, prediction, vocabulary, gaze, threshold, top, record)
-        rows.append([draw_truth(image, record, vocabulary), drawn.pixels])
-        for step in range(len(gaze.actpoints)):
-            rows[-1].append(draw_actpoints(image, prediction, vocabulary, gaze, step=step))
-    steps = len(rows[0]) - 2
-    titles = ["Ground truth", "Prediction", *(f"Gaze {step + 1}" for step in range(steps))]
-    return compose(rows, titles, matches=True, weights=steps > 0)
+        drawn = draw_predictions(
+            image, prediction, vocabulary, gaze, threshold=threshold, top=top, truth=record
+        )
+        panels = _gaze_panels(image, prediction, vocabulary, gaze)
+        rows.append([draw_truth(image, record, vocabulary), drawn, *panels])
+    titles = ["Ground truth", "Prediction", *_gaze_titles(scenes[0][3])]
+    return compose(rows, titles, matches=True, weights=len(titles) > 2)
 
 
 _WHITE = (255, 255, 255)
 _SCORE = (205, 210, 220)
 
 
-def _predictions(
-    image: np.ndarray,
-    prediction: ImagePrediction,
-    vocabulary: Vocabulary,
-    gaze: Gaze | None,
-    threshold: float,
-    top: int,
-    truth: ImageRecord | None,
-) -> Canvas:
-    matched = None if truth is None else match_truth(prediction, truth)
-    pairs: list[_Pair] = []
-    shown = 0
-    for i in range(len(prediction)):
-        if shown == top or prediction.scores[i] < threshold:
-            break
-        human, object_ = prediction.human_boxes[i], prediction.object_boxes[i]
-        point = _middle(human, object_) if gaze is None else gaze.points[i]
-        label, verb = int(prediction.object_labels[i]), int(prediction.verbs[i])
-        line = _line(prediction, vocabulary, i)
-        if matched is not None:
-            line = [("✓ ", style.RIGHT) if matched[i] else ("✗ ", style.WRONG), *line]
-        shown += _add(pairs, human, object_, label, point, verb, line)
-    canvas = Canvas(image)
-    _draw_pairs(canvas, pairs)
-    if not pairs:
-        canvas.note([[(f"no interaction above {threshold:.2f}", _WHITE)]], style.MUTED)
-    return canvas
+def _gaze_panels(
+    image: np.ndarray, prediction: ImagePrediction, vocabulary: Vocabulary, gaze: Gaze
+) -> list[np.ndarray]:
+    steps = range(len(gaze.actpoints))
+    return [draw_actpoints(image, prediction, vocabulary, gaze, step=step) for step in steps]
+
+
+def _gaze_titles(gaze: Gaze) -> list[str]:
+    return [f"Gaze {step + 1}" for step in range(len(gaze.actpoints))]
 
 
 def match_truth(prediction: ImagePrediction, truth: ImageRecord) -> np.ndarray:

@@ -45,4 +45,4 @@ def save_picture(path: str | Path, picture: np.ndarray) -> None:
         UserError: the file cannot be written.
     """
     with atomic_write(path) as file:
-        Image.fromarray(picture).save(file, "PNG")
+        Image.fromarray(picture).save(file, "PNG", compress_level=3)  # twice as fast as 6

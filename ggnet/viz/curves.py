@@ -1,0 +1,166 @@
+"""Plots of a run: losses and AP over epochs, AP of each HOI against its training instances."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ggnet.errors import UserError
+from ggnet.eval.hico import HicoResult
+from ggnet.io import atomic_write
+
+_NOT_LOSSES = {"epoch", "step", "lr", "images_per_second", "data_wait", "seconds"}
+_METRIC = "mAP"  # the prefix of a metric's column
+_DPI = 130
+_NAMED = 6  # HOIs named at either end
+
+
+def plot_curves(results: str | Path, picture: str | Path) -> None:
+    """Losses, AP, learning rate and speed of a run, from its results.csv, as one PNG.
+
+    Columns may have empty cells, as AP has in epochs without evaluation; columns without any
+    number are left out.
+
+    Raises:
+        UserError: the file is missing, has no rows, or holds something that is no number.
+    """
+    columns = _read(Path(results))
+    epochs = columns["epoch"]
+    metrics = {name: y for name, y in columns.items() if name.startswith(_METRIC)}
+    losses = {n: y for n, y in columns.items() if n not in _NOT_LOSSES and n not in metrics}
+
+    figure = Figure(figsize=(11, 6.5 if metrics else 4), dpi=_DPI, layout="constrained")
+    grid = figure.add_gridspec(2 if metrics else 1, 4)
+    axes = figure.add_subplot(grid[0, :3])
+    for name, y in losses.items():
+        total = name == "total"
+        style = {"color": "black", "linewidth": 2.2, "zorder": 3} if total else {"linewidth": 1.3}
+        axes.plot(epochs, y, label=name.replace("_", " "), **_marked(y), **style)
+    axes.set_yscale("log")
+    _finish(axes, "Training losses", "epoch", "mean of the epoch\n(terms before weighting)")
+
+    axes = figure.add_subplot(grid[0, 3])
+    axes.plot(epochs, columns["lr"], color="tab:purple", **_marked(epochs))
+    _finish(axes, "Learning rate", "epoch", "", legend=False)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+
+    if metrics:
+        axes = figure.add_subplot(grid[1, :3])
+        for name, y in metrics.items():
+            main = name == _METRIC
+            style = {"color": "black", "linewidth": 2.2} if main else {"linewidth": 1.3}
+            there = np.isfinite(y)
+            label = name.removeprefix(_METRIC).replace("_", " ").strip() or "all HOIs"
+            axes.plot(epochs[there], y[there], marker="o", markersize=4, label=label, **style)
+        best = np.nanargmax(metrics[_METRIC]) if _METRIC in metrics else None
+        title = "Average precision, %"
+        if best is not None:
+            title += f" (best {metrics[_METRIC][best]:.1f} at epoch {epochs[best]:.0f})"
+        _finish(axes, title, "epoch", "mAP")
+        axes.set_ylim(0, None)
+        axes.set_xlim(figure.axes[0].get_xlim())
+
+    speed = columns.get("images_per_second")
+    if speed is not None and metrics:
+        axes = figure.add_subplot(grid[1, 3])
+        axes.plot(epochs, speed, color="tab:green", **_marked(speed))
+        _finish(axes, "Images/s", "epoch", "", legend=False)
+        axes.set_ylim(0, None)
+    _save(figure, picture)
+
+
+def plot_hoi_ap(
+    result: HicoResult, train_counts: np.ndarray, picture: str | Path, setting: str = "default"
+) -> None:
+    """AP of each HOI against its number of training instances, as one PNG: the long tail.
+
+    Args:
+        train_counts: (HOIs,) as `hoi_counts` gives them.
+        setting: "default" or "known-object".
+    """
+    ap = result.ap[setting]
+    there = ~np.isnan(ap)
+    counts, ap, hois = train_counts[there], ap[there], np.flatnonzero(there)
+    figure = Figure(figsize=(9, 5), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xscale("symlog", linthresh=1, linscale=0.3)
+    rare = result.groups.get("rare", np.zeros(len(there), bool))[there]
+    for mask, color, label in ((~rare, "tab:blue", "non-rare"), (rare, "tab:orange", "rare")):
+        if mask.any():
+            label = f"{label if rare.any() else 'HOI'} ({mask.sum()})"
+            axes.scatter(counts[mask], ap[mask], s=22, color=color, alpha=0.65, label=label)
+    x, y = _running_mean(counts, ap)
+    axes.plot(x, y, color="black", linewidth=2, label="mean of neighbors")
+    axes.set_ylim(-3, 103)
+    title = f"AP of each HOI ({setting.replace('-', ' ')}), mAP {result.mean_ap(setting):.2f}"
+    _finish(axes, title, "training instances", "AP, %")
+    order = ap.argsort(kind="stable")
+    for i in _apart(axes, counts, ap, [*order[::-1][:_NAMED], *order[:_NAMED]]):
+        axes.annotate(
+            result.vocabulary.hoi_name(hois[i]).replace("_", " "),
+            (counts[i], ap[i]),
+            xytext=(5, -9 if ap[i] > 50 else 5),
+            textcoords="offset points",
+            fontsize=7,
+        )
+    _save(figure, picture)
+
+
+def _apart(axes, x: np.ndarray, y: np.ndarray, candidates: list[int]) -> list[int]:
+    """Those of the candidates whose texts do not touch, earlier ones first."""
+    chosen: list[int] = []
+    places = axes.transData.transform(np.column_stack([x, y])) / (_DPI / 72)  # points
+    for i in candidates:
+        gaps = np.abs(places[chosen] - places[i])
+        if i not in chosen and not ((gaps[:, 0] < 90) & (gaps[:, 1] < 9)).any():
+            chosen.append(i)
+    return chosen
+
+
+def _running_mean(counts: np.ndarray, ap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means over groups of HOIs of similar frequency, about sqrt(n) in each."""
+    order = counts.argsort(kind="stable")
+    groups = np.array_split(order, max(1, math.isqrt(len(order))))
+    groups = [group for group in groups if len(group)]
+    return (
+        np.array([counts[group].mean() for group in groups]),
+        np.array([ap[group].mean() for group in groups]),
+    )
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """Columns as float64; empty cells are NaN, wholly empty columns are left out."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        columns = {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (IndexError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a table of numbers with a header ({error})") from None
+    columns = {name: values for name, values in columns.items() if np.isfinite(values).any()}
+    if not {"epoch", "lr"} <= columns.keys():
+        raise UserError(f"{path} lacks the columns epoch and lr; expected a run's results.csv")
+    return columns
+
+
+def _marked(values: np.ndarray) -> dict:
+    """A line through a single point would be invisible."""
+    return {"marker": "o", "markersize": 3} if len(values) < 15 else {}
+
+
+def _finish(axes, title: str, x: str, y: str, legend: bool = True) -> None:
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if legend:
+        axes.legend(fontsize=8, frameon=False, ncols=2)
+
+
+def _save(figure: Figure, picture: str | Path) -> None:
+    with atomic_write(picture) as file:
+        figure.savefig(file, format="png")
