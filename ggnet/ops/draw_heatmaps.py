@@ -59,11 +59,12 @@ def draw_heatmaps(
         ("positive_factor", positive_factor),
         ("negative_factor", negative_factor),
     ):
-        if _check.number(name, factor) <= 0:
+        _check.number(name, factor)
+        if factor <= 0:
             raise ValueError(f"{name} is {factor}; expected a number above 0")
     require_backend("draw_heatmaps", centers)
     return torch.ops.ggnet.draw_heatmaps(
-        centers, radii, signs, shape, float(positive_factor), float(negative_factor)
+        centers, radii, signs, shape, positive_factor, negative_factor
     )
 
 
