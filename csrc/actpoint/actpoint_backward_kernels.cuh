@@ -606,9 +606,15 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x % 32 == 0) atomicMax(largest, top);
 }
 
+// largest[2], the mask's, is 1 where a sigmoid bounds it or there is none.
+inline __global__ void clear_largest_kernel(unsigned* largest, bool mask_is_scanned) {
+  if (threadIdx.x < 2) largest[threadIdx.x] = 0;
+  if (threadIdx.x == 2) largest[2] = mask_is_scanned ? 0 : __float_as_uint(1.0f);
+}
+
 // The unit of the fixed-point sums: largest |grad_out| * |weight| * |mask| times the number of
 // terms fits into 62 bits of it. NaN if any factor is not finite.
-__global__ void fixed_point_unit_kernel(const unsigned* largest, float terms, float* unit) {
+inline __global__ void fixed_point_unit_kernel(const unsigned* largest, float terms, float* unit) {
   const float bound = __uint_as_float(largest[0]) * __uint_as_float(largest[1]) *
                       __uint_as_float(largest[2]) * terms;
   *unit = bound > 0.0f ? exp2f(ceilf(log2f(bound)) - 61.0f) : bound == 0.0f ? 1.0f : bound;
@@ -687,6 +693,68 @@ void weight_grad(const DeformWeightGradParams& p, void* stream) {
     default:
       return launch_weight_grad<T, kMath, 256>(p, stream);
   }
+}
+
+// grad_weight in `out` from the partial sums of weight_grad.
+template <class T>
+void reduce_weight(const DeformWeightGradParams& p, T* out, void* stream) {
+  const DeformShape& s = p.forward.shape;
+  const int points = s.kernel_h * s.kernel_w, matrix = s.outputs * s.channels;
+  if (points * matrix == 0) return;
+  GGNET_LAUNCH((reduce_weight_kernel<T>), dim3((points * matrix + kThreads - 1) / kThreads),
+               dim3(kThreads), 0, stream, p.partial, out, p.splits, points, matrix);
+}
+
+// The bias gradient sums the output gradient over pixels: kBiasRows at a time, then the partial
+// sums, both in a fixed order.
+constexpr int kBiasRows = 1024;
+inline int bias_blocks(const DeformShape& s) {
+  const int pixels = s.batch * s.out_height * s.out_width;
+  return (pixels + kBiasRows - 1) / kBiasRows;
+}
+inline long long bias_partial_size(const DeformShape& s) {
+  return static_cast<long long>(bias_blocks(s)) * s.outputs;
+}
+template <class T>
+void bias_grad(const DeformShape& s, const T* grad_out, float* partial, T* out, void* stream) {
+  const int blocks = bias_blocks(s), pixels = s.batch * s.out_height * s.out_width;
+  if (s.outputs == 0) return;
+  if (blocks > 0)
+    GGNET_LAUNCH((column_sums_kernel<T>), dim3((s.outputs + 31) / 32, blocks), dim3(kThreads), 0,
+                 stream, grad_out, partial, pixels, s.outputs, kBiasRows);
+  // One point and one column a weight: the same fixed-order sum.
+  GGNET_LAUNCH((reduce_weight_kernel<T>), dim3((s.outputs + kThreads - 1) / kThreads),
+               dim3(kThreads), 0, stream, partial, out, blocks, 1, s.outputs);
+}
+
+// Sets *unit for DeformBackwardParams::fixed_point; `largest` is scratch of three words.
+template <class T>
+void fixed_point_unit(const DeformForwardParams& f, const T* grad_out, const T* weight, float* unit,
+                      void* stream, unsigned* largest) {
+  const DeformShape& s = f.shape;
+  const long long points = s.kernel_h * s.kernel_w;
+  const long long area = static_cast<long long>(s.out_height) * s.out_width;
+  GGNET_LAUNCH(clear_largest_kernel, dim3(1), dim3(32), 0, stream, largest, f.mask && !f.sigmoid);
+  auto scan = [&](const T* values, long long count, unsigned* result) {
+    const long long blocks = (count + kThreads - 1) / kThreads;
+    if (count > 0)
+      GGNET_LAUNCH((largest_kernel<T>), dim3(static_cast<unsigned>(blocks < 512 ? blocks : 512)),
+                   dim3(kThreads), 0, stream, values, count, result);
+  };
+  scan(grad_out, s.batch * area * s.outputs, largest);
+  scan(weight, static_cast<long long>(s.outputs) * s.channels * points, largest + 1);
+  if (f.mask && !f.sigmoid) scan(static_cast<const T*>(f.mask), s.batch * area * points, largest + 2);
+  GGNET_LAUNCH(fixed_point_unit_kernel, dim3(1), dim3(1), 0, stream, largest,
+               static_cast<float>(area * points * s.outputs), unit);
+}
+
+template <class T>
+void finish_features(const float* sums, const long long* fixed_point, const float* unit, T* out,
+                     long long count, void* stream) {
+  if (count == 0) return;
+  GGNET_LAUNCH((finish_features_kernel<T>),
+               dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads)), dim3(kThreads), 0,
+               stream, sums, fixed_point, unit, out, count);
 }
 
 }  // namespace deform

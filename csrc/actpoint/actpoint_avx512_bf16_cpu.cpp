@@ -1,0 +1,26 @@
+#ifdef __x86_64__
+#include <immintrin.h>
+
+#include <cstdlib>
+#include <new>
+#include <type_traits>
+
+#include "actpoint.h"
+
+#ifdef GGNET_EMULATE_AVX512
+#pragma GCC target("avx2,fma,f16c")
+#else
+#pragma GCC target( \
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c,prefer-vector-width=512")
+#endif
+#define GGNET_ISA avx512_bf16
+#define GGNET_VECTOR_BYTES 64
+#define GGNET_GEMM_ROWS 12
+#include "actpoint_cpu_kernels.h"
+
+namespace ggnet {
+// Only bfloat16 gains from the instructions; the rest are AVX-512's kernels.
+constinit const DeformTable kDeformAvx512Bf16 = {
+    {{}, {}, avx512_bf16::Deform<avx512_bf16::bf16, true>::kernels(), {}}};
+}  // namespace ggnet
+#endif

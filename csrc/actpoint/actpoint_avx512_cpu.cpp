@@ -1,0 +1,26 @@
+#ifdef __x86_64__
+#include <immintrin.h>
+
+#include <cstdlib>
+#include <new>
+#include <type_traits>
+
+#include "actpoint.h"
+
+#ifdef GGNET_EMULATE_AVX512
+#pragma GCC target("avx2,fma,f16c")
+#else
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,prefer-vector-width=512")
+#endif
+#define GGNET_ISA avx512
+#define GGNET_VECTOR_BYTES 64
+#define GGNET_GEMM_ROWS 12
+#include "actpoint_cpu_kernels.h"
+
+namespace ggnet {
+using namespace avx512;
+constinit const DeformTable kDeformAvx512 = {{Deform<float>::kernels(), Deform<double>::kernels(),
+                                              Deform<avx512::bf16>::kernels(),
+                                              Deform<avx512::f16>::kernels()}};
+}  // namespace ggnet
+#endif

@@ -1,0 +1,178 @@
+// The deformable aggregation's device kernels in the emulator's module: NumPy arrays in and out.
+// Features and outputs are [B, H, W, C]; points, offsets and masks [B, channels, h, w]; weight
+// [O, C, K]. bfloat16 arrays are passed as uint16.
+#include "actpoint/actpoint_backward_kernels.cuh"
+#include "simt/module.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using namespace ggnet;
+using namespace ggnet::deform;
+
+Strides contiguous(int channels, int height, int width) {
+  const long long area = static_cast<long long>(height) * width;
+  return {channels * area, area, width, 1};
+}
+
+// f(type tag, math constant) for the arithmetic asked for.
+template <class F>
+void dispatch(const std::string& math, F f) {
+  if (math == "float16")
+    f(__half{}, std::integral_constant<Math, Math::kHalf>{});
+  else if (math == "bfloat16")
+    f(__nv_bfloat16{}, std::integral_constant<Math, Math::kHalf>{});
+  else if (math == "tf32")
+    f(float{}, std::integral_constant<Math, Math::kTf32>{});
+  else if (math == "float32")
+    f(float{}, std::integral_constant<Math, Math::kFloat>{});
+  else
+    throw py::value_error("math is '" + math + "'; expected float16, bfloat16, tf32 or float32");
+}
+
+struct Problem {
+  DeformShape shape;
+  long long features, points, mask, weight, out;
+};
+
+Problem problem(const py::dict& d) {
+  auto get = [&](const char* key) { return py::cast<int>(d[key]); };
+  Problem p;
+  p.shape = {get("batch"),    get("channels"),   get("height"),    get("width"),
+             get("outputs"),  get("out_height"), get("out_width"), get("kernel_h"),
+             get("kernel_w"), get("stride_h"),   get("stride_w"),  get("pad_h"),
+             get("pad_w"),    get("dilation_h"), get("dilation_w")};
+  const DeformShape& s = p.shape;
+  const long long points = s.kernel_h * s.kernel_w;
+  const long long pixels = static_cast<long long>(s.batch) * s.out_height * s.out_width;
+  p.features = static_cast<long long>(s.batch) * s.height * s.width * s.channels;
+  p.points = pixels * 2 * points;
+  p.mask = pixels * points;
+  p.weight = static_cast<long long>(s.outputs) * s.channels * points;
+  p.out = pixels * s.outputs;
+  return p;
+}
+
+// Separate offset and mask arrays stand for the one tensor of raw points: strides tell them apart.
+DeformForwardParams common(const Problem& p, const py::object& features, const py::object& offset,
+                           const py::object& base, const py::object& mask, bool sigmoid) {
+  const DeformShape& s = p.shape;
+  const int points = s.kernel_h * s.kernel_w;
+  DeformForwardParams f{};
+  f.shape = s;
+  f.features = simt::data(features, p.features, "features");
+  f.offset = simt::data(offset, p.points, "offset");
+  f.base_offset = simt::data(base, p.points, "base_offset");
+  f.mask = simt::data(mask, p.mask, "mask");
+  f.offset_strides = f.base_strides = contiguous(2 * points, s.out_height, s.out_width);
+  f.mask_strides = contiguous(points, s.out_height, s.out_width);
+  f.sigmoid = sigmoid;
+  return f;
+}
+
+template <class T>
+struct Aligned {  // as a device allocator gives it
+  T* memory;
+  explicit Aligned(long long count)
+      : memory(static_cast<T*>(std::aligned_alloc(256, (count * sizeof(T) + 511) / 256 * 256))) {}
+  ~Aligned() { std::free(memory); }
+};
+
+void actpoint_forward(const std::string& math, const py::dict& shape, const py::object& features,
+                      const py::object& offset, const py::object& base, const py::object& mask,
+                      const py::object& weight, const py::object& bias, const py::object& out,
+                      bool sigmoid, bool relu) {
+  const Problem p = problem(shape);
+  DeformForwardParams f = common(p, features, offset, base, mask, sigmoid);
+  f.bias = simt::data(bias, p.shape.outputs, "bias");
+  f.out = simt::data(out, p.out, "out");
+  f.relu = relu;
+  dispatch(math, [&](auto tag, auto m) {
+    using T = decltype(tag);
+    Aligned<T> packed(packed_weight_size<T>(f.shape));
+    pack_weight<T, m()>(f.shape, simt::data(weight, p.weight, "weight"), packed.memory, nullptr);
+    f.weight = packed.memory;
+    forward<T, m()>(f, nullptr);
+  });
+}
+
+void actpoint_backward(const std::string& math, const py::dict& shape, const py::object& grad_out,
+                       const py::object& features, const py::object& offset, const py::object& base,
+                       const py::object& mask, const py::object& weight,
+                       const py::object& grad_features, const py::object& grad_offset,
+                       const py::object& grad_mask, bool sigmoid, bool deterministic) {
+  const Problem p = problem(shape);
+  DeformBackwardParams b{};
+  b.forward = common(p, features, offset, base, mask, sigmoid);
+  b.grad_out = simt::data(grad_out, p.out, "grad_out");
+  b.grad_offset = simt::data(grad_offset, p.points, "grad_offset");
+  b.grad_mask = simt::data(grad_mask, p.mask, "grad_mask");
+  b.grad_offset_strides = b.forward.offset_strides;
+  b.grad_mask_strides = b.forward.mask_strides;
+  void* target = simt::data(grad_features, p.features, "grad_features");
+  dispatch(math, [&](auto tag, auto m) {
+    using T = decltype(tag);
+    const T* w = static_cast<const T*>(simt::data(weight, p.weight, "weight"));
+    Aligned<T> packed(packed_weight_size<T>(b.forward.shape));
+    pack_weight<T, m()>(b.forward.shape, w, packed.memory, nullptr);
+    b.forward.weight = packed.memory;
+    std::vector<float> sums(deterministic ? 0 : p.features);
+    std::vector<long long> fixed(deterministic ? p.features : 0);
+    float unit = 1.0f;
+    if (deterministic) {
+      fixed_point_unit<T>(b.forward, static_cast<const T*>(b.grad_out), w, &unit, nullptr,
+                          std::vector<unsigned>(3).data());
+      b.fixed_point = fixed.data();
+      b.unit = &unit;
+    } else {
+      b.grad_features = sums.data();
+    }
+    backward<T, m()>(b, nullptr);
+    const simt::Counters counted = simt::counters;
+    finish_features<T>(sums.data(), deterministic ? fixed.data() : nullptr, &unit,
+                       static_cast<T*>(target), p.features, nullptr);
+    simt::counters = counted;
+  });
+}
+
+void actpoint_weight_grad(const std::string& math, const py::dict& shape,
+                          const py::object& grad_out, const py::object& features,
+                          const py::object& offset, const py::object& base, const py::object& mask,
+                          const py::object& grad_weight, const py::object& grad_bias,
+                          bool sigmoid) {
+  const Problem p = problem(shape);
+  DeformWeightGradParams w{};
+  w.forward = common(p, features, offset, base, mask, sigmoid);
+  w.grad_out = simt::data(grad_out, p.out, "grad_out");
+  void* target = simt::data(grad_weight, p.weight, "grad_weight");
+  void* bias_target = simt::data(grad_bias, p.shape.outputs, "grad_bias");
+  dispatch(math, [&](auto tag, auto m) {
+    using T = decltype(tag);
+    w.splits = weight_grad_splits(w.forward.shape, sizeof(T));
+    std::vector<float> partial(p.weight * w.splits, NAN);
+    w.partial = partial.data();
+    weight_grad<T, m()>(w, nullptr);
+    const simt::Counters counted = simt::counters;
+    reduce_weight<T>(w, static_cast<T*>(target), nullptr);
+    std::vector<float> sums(bias_partial_size(w.forward.shape), NAN);
+    bias_grad<T>(w.forward.shape, static_cast<const T*>(w.grad_out), sums.data(),
+                 static_cast<T*>(bias_target), nullptr);
+    simt::counters = counted;
+  });
+}
+
+}  // namespace
+
+void bind_actpoint(py::module_& m) {
+  m.def("actpoint_forward", &actpoint_forward, py::arg("math"), py::arg("shape"),
+        py::arg("features"), py::arg("offset"), py::arg("base_offset"), py::arg("mask"),
+        py::arg("weight"), py::arg("bias"), py::arg("out"), py::arg("sigmoid"), py::arg("relu"));
+  m.def("actpoint_backward", &actpoint_backward, py::arg("math"), py::arg("shape"),
+        py::arg("grad_out"), py::arg("features"), py::arg("offset"), py::arg("base_offset"),
+        py::arg("mask"), py::arg("weight"), py::arg("grad_features"), py::arg("grad_offset"),
+        py::arg("grad_mask"), py::arg("sigmoid"), py::arg("deterministic"));
+  m.def("actpoint_weight_grad", &actpoint_weight_grad, py::arg("math"), py::arg("shape"),
+        py::arg("grad_out"), py::arg("features"), py::arg("offset"), py::arg("base_offset"),
+        py::arg("mask"), py::arg("grad_weight"), py::arg("grad_bias"), py::arg("sigmoid"));
+}
