@@ -45,6 +45,7 @@ class Split:
 
     annotations: Path
     images: Path
+    roles: Path | None  # V-COCO's persons, actions and roles for its own metric
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,11 @@ def load_dataset(root: str | Path) -> Dataset:
             ),
         )
         splits = {
-            name: Split(root / files["annotations"], root / files["images"])
+            name: Split(
+                root / files["annotations"],
+                root / files["images"],
+                root / files["roles"] if "roles" in files else None,
+            )
             for name, files in values["splits"].items()
         }
         rare = None

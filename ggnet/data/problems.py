@@ -90,6 +90,16 @@ KINDS = {
         "Add the pair to hois or correct the ids",
     ),
     "id as text": ("read as the number", "a number", "Write the id without quotes"),
+    "training image without boxes": (
+        "image left out of training",
+        "at least one box",
+        "Nothing to do: the image shows people, but their boxes were not drawn",
+    ),
+    "role without a box": (
+        "taken as an action without that role's object",
+        "an annotation of COCO with a visible box in the same image",
+        "Give COCO's instances of both train2014 and val2014",
+    ),
     "boxes beyond the cap": (
         "the first data.max_objects kept for training",
         "at most data.max_objects boxes in an image",

@@ -1,0 +1,1 @@
+"""Readers of published annotation formats, for `ggnet.data.convert`."""

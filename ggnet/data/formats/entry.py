@@ -1,0 +1,39 @@
+"""One image of the annotation file being written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Entry:
+    """Boxes and pairs of an image, gathered pair by pair."""
+
+    file_name: str
+    image_id: str
+    known_objects: list[int] | None = None  # ids that image-level labels name
+    boxes: dict[tuple, int] = field(default_factory=dict)  # (x1, y1, x2, y2, object id) -> index
+    pairs: dict[tuple[int, int, int], None] = field(default_factory=dict)  # an ordered set
+
+    def box(self, box: Sequence[float], object_id: int) -> int:
+        """The index of a box; the same box again gets the same index."""
+        return self.boxes.setdefault((*box, object_id), len(self.boxes))
+
+    def pair(self, human: int, object_: int, verb_id: int) -> None:
+        """Relate two boxes by their indices."""
+        self.pairs[human, object_, verb_id] = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form of `ggnet.data.annotations`."""
+        values: dict[str, Any] = {
+            "file_name": self.file_name,
+            "img_id": self.image_id,
+            "annotations": [{"bbox": list(row[:4]), "category_id": row[4]} for row in self.boxes],
+            "hoi_annotation": [
+                {"subject_id": human, "object_id": object_, "category_id": verb}
+                for human, object_, verb in self.pairs
+            ],
+        }
+        if self.known_objects is not None:
+            values["known_objects"] = self.known_objects
+        return values
