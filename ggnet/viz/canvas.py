@@ -70,14 +70,17 @@ class Canvas:
             size = round(size * self.unit * 2**_SHIFT)
             cv2.circle(self.pixels, point, size, color, -1, cv2.LINE_AA, _SHIFT)
 
-    def chips(self, chips: Sequence[Chip], boxes: np.ndarray, marks: np.ndarray) -> None:
+    def chips(self, chips: Sequence[Chip], boxes: np.ndarray, marks: np.ndarray) -> np.ndarray:
         """Place text boxes where they hide least and draw them, with leaders where they stand off.
 
         Args:
             boxes: (n, 4) boxes of humans and objects: better not to cover much of them.
             marks: (n, 2) points of links and centers: better not to cover any.
+
+        Returns:
+            (len(chips), 4) where they stand.
         """
-        placed = []
+        placed: list[np.ndarray] = []
         for chip in chips:
             anchor = np.asarray(chip.anchor) * self.scale
             size = self._chip_size(chip.lines)
@@ -88,6 +91,7 @@ class Canvas:
                 self.outline([(leader, chip.stripe)], 1)
         for chip, box in zip(chips, placed, strict=True):
             self._draw_chip(chip.lines, box, chip.stripe)
+        return np.stack(placed) / self.scale
 
     def note(self, lines: Sequence[TextLine], stripe: Color) -> None:
         """A text box in the upper left corner."""

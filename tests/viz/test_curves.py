@@ -1,0 +1,58 @@
+"""Plots come out of any results.csv that a run can leave behind."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ggnet.errors import UserError
+from ggnet.eval.hico import evaluate
+from ggnet.viz.curves import plot_curves, plot_hoi_ap
+
+HEADER = "epoch,step,lr,total,heatmap,mAP,mAP_rare,images_per_second,seconds\n"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["1,10,0.001,5,3,,,100,2", "2,20,0.001,4,2,30.5,,110,2", "3,30,0.0001,3,1,40.5,,110,2"],
+        ["1,10,0.001,5,3,,,100,2"],  # no evaluation yet
+        ["1,10,0.001,5,3,12.5,3.5,100,2"],
+        ["1,10,0.001,5,0,0,,100,2"],  # nothing found; a loss of exactly 0
+    ],
+)
+def test_curves(tmp_path, rows):
+    (tmp_path / "results.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    plot_curves(tmp_path / "results.csv", tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert min(picture.size) > 400
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "not a table of numbers"),
+        (HEADER, "not a table of numbers"),
+        (HEADER + "1,10,abc,5,3,,,100,2\n", "not a table of numbers.*abc"),
+        (HEADER + "1,10\n", "not a table of numbers|lacks the columns"),
+        ("a,b\n1,2\n", "lacks the columns epoch and lr"),
+    ],
+)
+def test_bad_table_is_named(tmp_path, text, problem):
+    (tmp_path / "results.csv").write_text(text)
+    with pytest.raises(UserError, match=rf"results\.csv.*({problem})"):
+        plot_curves(tmp_path / "results.csv", tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
+
+
+def test_missing_table_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*results\.csv"):
+        plot_curves(tmp_path / "results.csv", tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_ap_of_each_hoi(tmp_path, prediction, record, vocabulary, counted):
+    counts = np.array([3, 500, 20, 0, 7, 11])
+    result = evaluate([prediction], [record], vocabulary, train_counts=counts if counted else None)
+    plot_hoi_ap(result, counts, tmp_path / "hoi.png")
+    with Image.open(tmp_path / "hoi.png") as picture:
+        assert min(picture.size) > 400
