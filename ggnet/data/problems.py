@@ -11,6 +11,11 @@ logger = logging.getLogger("ggnet")
 
 # kind: (what happens to the record, what was expected, what to do)
 KINDS = {
+    "split unusable": (
+        "no record read",
+        "an annotation file and an image folder",
+        "Mend what the message says",
+    ),
     "record not an object": (
         "image left out",
         "an object with file_name, annotations and hoi_annotation",
@@ -164,7 +169,7 @@ class Problems:
 
     def table(self) -> Table:
         """A rich table: kind, count, what happens, the first of the kind."""
-        table = Table(title=f"{len(self)} problems" if self.items else "no problems")
+        table = Table(title=f"problems: {len(self)}" if self.items else "no problems")
         for name in ("problem", "count", "effect", "first"):
             table.add_column(name, overflow="fold", justify="right" if name == "count" else "left")
         for kind, count in self.counts.most_common():
@@ -173,6 +178,7 @@ class Problems:
                 kind,
                 str(count),
                 KINDS[kind][0],
-                f"{first.file.name}, {first.record}: {first.got}. {KINDS[kind][2]}.",
+                f"{', '.join(filter(None, (first.file.name, first.record)))}: {first.got}. "
+                f"{KINDS[kind][2]}.",
             )
         return table

@@ -1,0 +1,251 @@
+"""Published annotation files become dataset folders; counts are those of the files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ggnet.data.annotations import load_annotations
+from ggnet.data.convert import convert
+from ggnet.data.problems import Problems
+from ggnet.data.tables import hico_vocabulary, vcoco_actions
+from ggnet.errors import UserError
+from ggnet.eval.vcoco import read_roles
+
+
+def records_of(dataset, split):
+    """The converted records, and that the loader has nothing to complain about."""
+    problems = Problems()
+    path = dataset.splits[split].annotations
+    records = load_annotations(path, None, dataset.vocabulary, problems)
+    assert not problems.counts
+    return records
+
+
+def test_hico_json_of_the_whole_test_set(shared, tmp_path):
+    dataset = convert("hico-json", tmp_path, test=shared / "hicodet_instances_test2015.json")
+    assert dataset.vocabulary == hico_vocabulary()
+    assert dataset.rare.sum() == 138
+    records = records_of(dataset, "test")
+    assert len(records) == 9658
+    assert sum(len(record.pairs) for record in records) == 33405
+    assert sum(not len(record.pairs) for record in records) == 112
+    first = records[0]
+    assert first.image_id == "HICO_test2015_00000001"
+    names = {first.labels[o]: dataset.vocabulary.verbs[v] for _, o, v in first.pairs}
+    assert {dataset.vocabulary.objects[label]: verb for label, verb in names.items()} == {
+        "bench": "sit_on"
+    }
+    np.testing.assert_array_equal(first.boxes[first.pairs[0, 0]], [319, 305, 359, 349])
+    corners = np.concatenate([record.boxes for record in records])
+    assert corners.min() == 0  # counted from 1 in the file
+
+
+def test_vcoco_json_takes_valid_pairs_from_train_only(shared, tmp_path):
+    problems = Problems()
+    path = shared / "vcoco_instances_val.json"
+    dataset = convert("vcoco-json", tmp_path, train=path, problems=problems)
+    records = records_of(dataset, "train")
+    assert sum(len(record.pairs) for record in records) == 7417
+    assert len(records) + problems.counts["training image without boxes"] == 2867
+    values = json.loads(path.read_text())
+    occurring = {
+        (action, object_)
+        for row in values["annotations"]
+        for action, object_ in zip(row["actions"], row["objects"], strict=True)
+    }
+    assert len(dataset.vocabulary.hois) == len(occurring)
+    with pytest.raises(UserError, match="needs its trainval file"):
+        convert("vcoco-json", tmp_path, test=path)
+
+
+def official_with_boxes(shared):
+    """The official rows with a made-up box for every annotation id: COCO's are not at hand."""
+    rows = json.loads((shared / "vcoco_official_val.json").read_text())
+    image_of, people = {}, set(rows[0]["ann_id"])
+    for row in rows:
+        count = len(row["ann_id"])
+        for position, image in enumerate(row["image_id"]):
+            for role in range(len(row["role_name"])):
+                if target := row["role_object_id"][role * count + position]:
+                    image_of[target] = image
+    per_image: dict[int, int] = {}
+    annotations = []
+    for id_, image in sorted(image_of.items()):
+        slot = per_image[image] = per_image.get(image, -1) + 1
+        box = [30.0 * (slot % 20), 40.0 * (slot // 20), 20.5, 30.0]  # apart from each other
+        category = 1 if id_ in people else 37
+        annotations.append(
+            {"id": id_, "image_id": image, "bbox": box, "area": 600.0, "iscrowd": 0}
+            | {"category_id": category}
+        )
+    images = [
+        {"id": image, "file_name": f"COCO_train2014_{image:012}.jpg", "width": 640, "height": 480}
+        for image in sorted(set(image_of.values()))
+    ]
+    return {"images": images, "annotations": annotations}
+
+
+def test_vcoco_official(shared, tmp_path):
+    coco = tmp_path / "instances.json"
+    coco.write_text(json.dumps(official_with_boxes(shared)))
+    path = shared / "vcoco_official_val.json"
+    dataset = convert("vcoco-official", tmp_path / "out", train=path, test=path, coco=[coco])
+    records = records_of(dataset, "test")
+    assert len(records) == 2867
+    truth = read_roles(dataset.splits["test"].roles)
+    people = [person for persons in truth.values() for person in persons]
+    assert sum(person.labelled for person in people) == 4499
+    rows = json.loads(path.read_text())
+    for row, action in zip(rows, vcoco_actions(), strict=True):
+        assert sum(action.name in person.actions for person in people) == sum(row["label"])
+    with_object = sum(
+        box is not None
+        for person in people
+        for roles in person.actions.values()
+        for box in roles.values()
+    )
+    assert sum(len(record.pairs) for record in records) == with_object
+    # inclusive [x, x + w - 1] is [x, x + w] in edges
+    assert {round(float(b[2] - b[0]), 4) for record in records for b in record.boxes} == {20.5}
+
+
+def test_vcoco_official_needs_every_image(shared, tmp_path):
+    values = official_with_boxes(shared)
+    path = shared / "vcoco_official_val.json"
+    with pytest.raises(UserError, match="give COCO's instances files too"):
+        convert("vcoco-official", tmp_path, train=path)
+    missing = values["images"].pop(0)["id"]
+    coco = tmp_path / "instances.json"
+    coco.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=f"1 images of .*, the first with id {missing}"):
+        convert("vcoco-official", tmp_path, train=path, coco=[coco])
+
+
+def test_vcoco_official_drops_what_the_evaluator_drops(shared, tmp_path):
+    """Boxes without area disappear; a role that pointed at one is reported."""
+    values = official_with_boxes(shared)
+    rows = json.loads((shared / "vcoco_official_val.json").read_text())
+    count = len(rows[0]["ann_id"])
+    positions = [p for p, label in enumerate(rows[0]["label"]) if label]
+    target = next(i for p in positions if (i := rows[0]["role_object_id"][count + p]))
+    next(row for row in values["annotations"] if row["id"] == target)["area"] = 0
+    coco = tmp_path / "instances.json"
+    coco.write_text(json.dumps(values))
+    problems = Problems()
+    path = shared / "vcoco_official_val.json"
+    convert("vcoco-official", tmp_path / "out", train=path, coco=[coco], problems=problems)
+    assert problems.counts["role without a box"] >= 1
+    assert any(str(target) in problem.got for problem in problems.items)
+
+
+def test_ppdm_hico_counts_from_one_and_has_text_ids(tmp_path):
+    path = tmp_path / "test_hico.json"
+    path.write_text(
+        json.dumps(
+            [
+                {
+                    "file_name": "HICO_test2015_00000001.jpg",
+                    "img_id": 1,
+                    "annotations": [
+                        {"bbox": [1, 1, 20, 30], "category_id": "1\n"},
+                        {"bbox": [11, 11, 40, 40], "category_id": "2\n"},
+                    ],
+                    "hoi_annotation": [
+                        {"subject_id": 0, "object_id": 1, "category_id": "77"},
+                        {"subject_id": 0, "object_id": -1, "category_id": "77"},
+                    ],
+                }
+            ]
+        )
+    )
+    problems = Problems()
+    dataset = convert("hico-ppdm", tmp_path / "out", test=path, problems=problems)
+    (record,) = records_of(dataset, "test")
+    np.testing.assert_array_equal(record.boxes, [[0, 0, 20, 30], [10, 10, 40, 40]])
+    assert dataset.vocabulary.hoi_name(dataset.vocabulary.hoi_index(76, 1)) == "ride bicycle"
+    assert record.pairs.tolist() == [[0, 1, 76]]
+    assert problems.counts == {"id as text": 3, "index out of range": 1}
+
+
+def test_the_official_mat_files(tmp_path):
+    """A file built as the official one is: nested structs, single elements not in arrays."""
+    from scipy.io import savemat
+
+    def box(x1, y1, x2, y2):
+        return {"x1": x1, "x2": x2, "y1": y1, "y2": y2}
+
+    def struct(rows):
+        names = list(rows[0])
+        return np.array([tuple(row[n] for n in names) for row in rows], [(n, "O") for n in names])
+
+    ride, hold = hico_vocabulary().hoi_index([76, 36], [1, 1]) + 1
+    one = {"id": ride, "bboxhuman": box(1, 1, 20, 30), "bboxobject": box(11, 11, 40, 40)}
+    one |= {"connection": np.array([[1, 1]]), "invis": 0}
+    hidden = {"id": hold, "bboxhuman": [], "bboxobject": [], "connection": [], "invis": 1}
+    two = {
+        "id": hold,
+        "bboxhuman": struct([box(1, 1, 20, 30), box(51, 1, 70, 30)]),
+        "bboxobject": struct([box(5, 5, 9, 9)]),
+        "connection": np.array([[1, 1], [2, 1]]),
+        "invis": 0,
+    }
+    images = struct(
+        [
+            {"filename": "HICO_test2015_00000001.jpg", "hoi": one},
+            {"filename": "HICO_test2015_00000002.jpg", "hoi": struct([hidden, two])},
+        ]
+    )
+    savemat(tmp_path / "anno_bbox.mat", {"bbox_test": images})
+    labels = np.full((600, 2), np.nan)
+    labels[ride - 1, 0], labels[hold - 1, 1], labels[-1, 1], labels[0, 0] = 1, 1, 1, -1
+    names = np.array([row["filename"] for row in images], dtype=object)
+    savemat(tmp_path / "anno.mat", {"list_test": names[:, None], "anno_test": labels})
+    dataset = convert(
+        "hico-mat",
+        tmp_path / "out",
+        test=tmp_path / "anno_bbox.mat",
+        labels=tmp_path / "anno.mat",
+    )
+    first, second = records_of(dataset, "test")
+    np.testing.assert_array_equal(first.boxes, [[0, 0, 20, 30], [10, 10, 40, 40]])
+    assert first.pairs.tolist() == [[0, 1, 76]]
+    assert second.pairs.tolist() == [[0, 1, 36], [2, 1, 36]]
+    known = [dataset.vocabulary.objects[label] for label in second.known_objects]
+    assert sorted(known) == ["bicycle", "zebra"]
+    assert first.known_objects.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "message"),
+    [
+        ("hico-json", "[]", "is not fredzzhang's HICO-DET JSON"),
+        ("hico-json", '{"objects": ["unicorn"], "verbs": []}', "is not fredzzhang's"),
+        ("vcoco-json", "{}", "is not fredzzhang's V-COCO JSON"),
+        ("hico-ppdm", "{}", "expected a list of images"),
+        ("hico-mat", "no", "cannot be read as a MATLAB file"),
+        ("hico-coco", "", "unknown source 'hico-coco'; expected one of hico-json"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, source, content, message):
+    path = tmp_path / "file"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        convert(source, tmp_path / "out", train=path)
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_lists_of_different_lengths_are_named(tmp_path):
+    path = tmp_path / "test.json"
+    row = {"boxes_h": [[1, 1, 2, 2]], "boxes_o": [], "object": [0], "verb": [0], "hoi": [0]}
+    values = {
+        "objects": ["person"],
+        "verbs": ["adjust"],
+        "filenames": ["a.jpg"],
+        "annotation": [row],
+    }
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"image 0 \(a.jpg\).*equally long lists"):
+        convert("hico-json", tmp_path / "out", test=path)
+    with pytest.raises(UserError, match="nothing to convert"):
+        convert("hico-json", tmp_path / "out")
