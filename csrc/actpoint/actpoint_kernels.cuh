@@ -122,8 +122,9 @@ __device__ Placement place(const DeformForwardParams& p, int batch, int oy, int 
   const float y = oy * s.stride_h - s.pad_h + (k / s.kernel_w) * s.dilation_h + dy;
   const float x = ox * s.stride_w - s.pad_w + (k % s.kernel_w) * s.dilation_w + dx;
   Placement at{0.0f, 0.0f, 0.0f, 0};
-  // Written so that NaN is outside.
-  if (!(y > -1.0f && x > -1.0f && y < s.height && x < s.width)) return at;
+  // Written so that NaN is outside. At exactly -1 the sample is zero, but its derivative from the
+  // right is not.
+  if (!(y >= -1.0f && x >= -1.0f && y < s.height && x < s.width)) return at;
   const float y0 = floorf(y), x0 = floorf(x);
   const int iy = static_cast<int>(y0), ix = static_cast<int>(x0);
   at.fy = y - y0;

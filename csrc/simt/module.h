@@ -1,0 +1,28 @@
+// What an operator's *_simt.cpp offers to the emulator's Python module.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+void bind_planted(pybind11::module_& m);
+void bind_actpoint(pybind11::module_& m);
+
+namespace simt {
+
+// An array's memory: C-contiguous, of the expected number of elements. None gives null.
+inline void* data(const pybind11::object& object, long long elements, const char* name) {
+  if (object.is_none()) return nullptr;
+  auto array = pybind11::cast<pybind11::array>(object);
+  if (!(array.flags() & pybind11::array::c_style))
+    throw pybind11::value_error(std::string(name) + " must be C-contiguous");
+  if (array.size() != elements)
+    throw pybind11::value_error(std::string(name) + " has " + std::to_string(array.size()) +
+                                " elements; expected " + std::to_string(elements));
+  return const_cast<void*>(array.data());
+}
+
+}  // namespace simt

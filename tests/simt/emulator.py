@@ -1,0 +1,117 @@
+"""Builds the emulator's Python module: the device kernels compiled for the CPU, in three variants.
+
+plain: optimized; asan: with the address and undefined-behavior sanitizers (the process must have
+libasan preloaded); traced: every memory access instrumented, for races and traffic counters.
+"""
+
+import fcntl
+import hashlib
+import importlib.machinery
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pybind11
+
+ROOT = Path(__file__).resolve().parents[2]
+CSRC = ROOT / "csrc"
+VARIANTS = {
+    "plain": ["-O1"],
+    "asan": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "traced": ["-O1", "-g", "-fsanitize=thread"],
+}
+
+
+class Unavailable(Exception):
+    """What the emulator needs and this machine lacks."""
+
+
+def cuda_include() -> Path:
+    """The folder of cuda_fp16.h: of the toolkit that nvcc belongs to, or of a package from PyPI."""
+    folders = []
+    if nvcc := shutil.which("nvcc"):
+        # nvcc may be a wrapper or a link, so it is asked where its toolkit is.
+        dryrun = subprocess.run(
+            [nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=False
+        )
+        for line in dryrun.stderr.splitlines():
+            if line.startswith("#$ TOP="):
+                folders.append(Path(line.removeprefix("#$ TOP=").strip()) / "include")
+    for entry in sys.path:
+        folders.extend(Path(entry).glob("nvidia/*/include"))
+    for folder in folders:
+        if (folder / "cuda_fp16.h").exists() and (folder / "cuda_runtime_api.h").exists():
+            return folder.resolve()
+    raise Unavailable(
+        "CUDA's headers (cuda_fp16.h, cuda_runtime_api.h) are not here; install the CUDA toolkit "
+        "or `pip install nvidia-cuda-runtime nvidia-cuda-crt`"
+    )
+
+
+def sources() -> list[Path]:
+    return sorted([*CSRC.glob("*/*_simt.cpp"), CSRC / "simt/module.cpp", CSRC / "simt/simt.cpp"])
+
+
+def build(variant: str) -> Path:
+    """Compile the module unless the same sources were compiled before; returns its path."""
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        raise Unavailable("no C++ compiler (g++) on PATH")
+    files = sources() + ([CSRC / "simt/trace.cpp"] if variant == "traced" else [])
+    common = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-w", f"-I{CSRC}"]
+    for include in (cuda_include(), pybind11.get_include(), sysconfig.get_path("include")):
+        common += ["-isystem", str(include)]
+    flags = VARIANTS[variant]
+
+    patterns = ("*/*.cuh", "*/*_simt.cpp", "simt/*", "common/device.h")
+    texts = sorted({path for pattern in patterns for path in CSRC.glob(pattern)})
+    digest = hashlib.sha256(repr((compiler, common, flags)).encode())
+    for path in texts:
+        digest.update(path.read_bytes())
+    folder = ROOT / "build/simt" / f"{variant}-{digest.hexdigest()[:16]}"
+    module = folder / f"ggnet_simt{sysconfig.get_config_var('EXT_SUFFIX')}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if module.exists():
+            return module
+
+        def compile_one(source: Path) -> str:
+            target = folder / f"{source.stem}.o"
+            # Only kernels are instrumented, not the emulator under them.
+            kernel = source.name.endswith("_simt.cpp")
+            own = flags if kernel or variant != "traced" else ["-O2", "-g"]
+            subprocess.run([compiler, *common, *own, "-c", str(source), "-o", str(target)], check=True)
+            return str(target)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(compile_one, files))
+        link = ["-fsanitize=address,undefined"] if variant == "asan" else ["-ldl"]
+        partial = module.with_suffix(".part")
+        subprocess.run(
+            [compiler, "-shared", *objects, "-pthread", *link, "-o", str(partial)], check=True
+        )
+        partial.replace(module)
+    return module
+
+
+def load(variant: str):
+    """The compiled module of a variant."""
+    path = build(variant)
+    loader = importlib.machinery.ExtensionFileLoader("ggnet_simt", str(path))
+    spec = importlib.util.spec_from_file_location("ggnet_simt", path, loader=loader)
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def libasan() -> str:
+    """The sanitizer's library, to be preloaded into a process that loads the asan variant."""
+    return subprocess.run(
+        ["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()

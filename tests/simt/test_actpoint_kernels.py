@@ -1,0 +1,203 @@
+"""The CUDA text of the deformable aggregation, executed, against the reference in float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from ggnet import reference
+
+# Largest error over the larger of the exact value and the RMS of all exact values. The inputs are rounded to the type before both
+# computations, so what remains is the rounding of samples (and of the output) to the type's
+# mantissa of 10, 7, 10 and 23 bits, summed over C*K terms.
+TOLERANCE = {"float16": 6e-3, "bfloat16": 5e-2, "tf32": 1e-2, "float32": 2e-5}
+MATHS = list(TOLERANCE)
+
+# batch, channels, height, width, outputs, kernel, (stride, pad, dilation), spread of the offsets
+CASES = {
+    "aligned": (1, 64, 8, 16, 256, 5, (1, 2, 1), 2.0),
+    "odd": (3, 17, 7, 5, 33, 3, (1, 1, 1), 3.0),
+    "far outside": (2, 8, 5, 9, 70, 5, (1, 2, 1), 60.0),
+    "49 points": (1, 40, 6, 7, 100, 7, (1, 3, 1), 2.0),
+    "strided": (2, 24, 9, 11, 16, 3, (2, 2, 3), 1.0),
+    "more than 256 outputs": (1, 12, 5, 6, 300, 3, (1, 1, 1), 1.0),
+    "one channel": (1, 1, 3, 3, 1, 3, (1, 1, 1), 1.0),
+}
+RUNS = [
+    {},
+    {"async_early": True},
+    {"order": "reverse"},
+    {"order": "shuffled", "seed": 3, "async_early": True},
+]
+
+
+def to_array(tensor, math):
+    """The array that the module takes: bfloat16 as its bits."""
+    if math == "bfloat16":
+        return tensor.to(torch.bfloat16).contiguous().view(torch.int16).numpy().view(np.uint16)
+    return tensor.to(torch.float16 if math == "float16" else torch.float32).contiguous().numpy()
+
+
+def from_array(array, math):
+    if math == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).double()
+    return torch.from_numpy(array).double()
+
+
+class Problem:
+    """A random problem in the type of `math`, and the exact result and gradients for it."""
+
+    def __init__(self, case, math, seed, base=True, relu=False):
+        generator = torch.Generator().manual_seed(seed)
+        b, c, h, w, o, k, (stride, pad, dilation), spread = CASES[case]
+        out = [(n + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for n in (h, w)]
+        self.math, self.relu = math, relu
+
+        def random(*shape, scale=1.0):
+            values = torch.randn(*shape, generator=generator) * scale
+            return from_array(to_array(values, math), math)
+
+        self.features = random(b, c, h, w)
+        self.offset = random(b, 2 * k * k, *out, scale=spread)
+        self.base = random(b, 2 * k * k, *out) if base else None
+        self.logits = random(b, k * k, *out)
+        self.weight = random(o, c, k, k, scale=(c * k * k) ** -0.5)
+        self.bias = random(o)
+        self.grad_out = random(b, o, *out)
+        names = ("height", "width")
+        self.shape = {
+            "batch": b, "channels": c, "outputs": o, "kernel_h": k, "kernel_w": k,
+            **dict(zip(names, (h, w), strict=True)),
+            **{f"out_{n}": v for n, v in zip(names, out, strict=True)},
+            **{f"{n}_{s}": v for n, v in
+               (("stride", stride), ("pad", pad), ("dilation", dilation)) for s in "hw"},
+        }  # fmt: skip
+        self.geometry = {"stride": stride, "padding": pad, "dilation": dilation}
+
+    def exact(self):
+        leaves = [self.features, self.offset, self.logits, self.weight, self.bias]
+        leaves = [t.clone().requires_grad_() for t in leaves]
+        features, offset, logits, weight, bias = leaves
+        total = offset if self.base is None else offset + self.base
+        out = reference.deform_conv2d(
+            features, total, weight, bias, mask=logits.sigmoid(), **self.geometry
+        )
+        if self.relu:
+            out = out.relu()
+        out.backward(self.grad_out)
+        return out.detach(), [leaf.grad for leaf in leaves]
+
+    def inputs(self):
+        """Arguments that every kernel takes."""
+        pixel_major = self.features.permute(0, 2, 3, 1)
+        return {
+            "math": self.math,
+            "shape": self.shape,
+            "features": to_array(pixel_major, self.math),
+            "offset": to_array(self.offset, self.math),
+            "base_offset": None if self.base is None else to_array(self.base, self.math),
+            "mask": to_array(self.logits, self.math),
+            "sigmoid": True,
+        }
+
+    def empty(self, tensor):
+        dtype = {"float16": np.float16, "bfloat16": np.uint16}.get(self.math, np.float32)
+        return np.zeros(tuple(tensor.shape), dtype)
+
+
+def worst(got, exact):
+    """Largest error over max(|exact value|, RMS of the exact values); a NaN is infinitely wrong."""
+    error = (got - exact).abs().nan_to_num(nan=float("inf"))
+    scale = exact.abs().clamp_min(exact.square().mean().sqrt().item()).clamp_min(1e-30)
+    return (error / scale).max().item()
+
+
+@pytest.mark.parametrize("math", MATHS)
+@pytest.mark.parametrize("case", list(CASES))
+def test_forward_equals_reference(simt, case, math):
+    problem = Problem(case, math, seed=1, relu=case == "odd")
+    exact, _ = problem.exact()
+    outputs = []
+    for run in RUNS:
+        simt.configure(workers=2, **run)
+        out = problem.empty(exact.permute(0, 2, 3, 1))
+        simt.actpoint_forward(
+            **problem.inputs(), weight=to_array(problem.weight, math),
+            bias=to_array(problem.bias, math), out=out, relu=problem.relu,
+        )  # fmt: skip
+        outputs.append(out)
+        assert worst(from_array(out, math).permute(0, 3, 1, 2), exact) < TOLERANCE[math]
+    # No sum depends on the order of threads or on when copies land.
+    assert all(np.array_equal(out, outputs[0]) for out in outputs)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("math", MATHS)
+@pytest.mark.parametrize("case", list(CASES))
+def test_backward_equals_reference(simt, case, math, deterministic):
+    problem = Problem(case, math, seed=2)
+    _, (features, offset, logits, weight, bias) = problem.exact()
+    grad_out = to_array(problem.grad_out.permute(0, 2, 3, 1), math)
+    results = []
+    for run in RUNS if deterministic else RUNS[2:]:
+        simt.configure(workers=2, **run)
+        got = [problem.empty(t) for t in (features.permute(0, 2, 3, 1), offset, logits)]
+        simt.actpoint_backward(
+            **problem.inputs(), grad_out=grad_out, weight=to_array(problem.weight, math),
+            grad_features=got[0], grad_offset=got[1], grad_mask=got[2],
+            deterministic=deterministic,
+        )  # fmt: skip
+        got += [problem.empty(weight), problem.empty(bias)]
+        simt.actpoint_weight_grad(
+            **problem.inputs(), grad_out=grad_out, grad_weight=got[3], grad_bias=got[4]
+        )
+        results.append(got)
+        tensors = [from_array(array, math) for array in got]
+        tensors[0] = tensors[0].permute(0, 3, 1, 2)
+        for name, tensor, exact in zip(
+            ("features", "offset", "logits", "weight", "bias"),
+            tensors,
+            (features, offset, logits, weight, bias),
+            strict=True,
+        ):
+            assert worst(tensor, exact) < 2 * TOLERANCE[math], name
+    if deterministic:
+        for got in results:
+            assert all(np.array_equal(a, b) for a, b in zip(got, results[0], strict=True))
+
+
+def test_nan_offset_is_outside(simt):
+    problem = Problem("odd", "float32", seed=3, base=False)
+    problem.offset[:, :, 2, 3] = float("nan")
+    problem.offset[:, :, 4, 1] = float("inf")
+    problem.offset[:, :, 0, 0] = 3e38
+    exact, _ = problem.exact()
+    out = problem.empty(exact.permute(0, 2, 3, 1))
+    simt.actpoint_forward(
+        **problem.inputs(), weight=to_array(problem.weight, "float32"),
+        bias=to_array(problem.bias, "float32"), out=out, relu=False,
+    )  # fmt: skip
+    assert worst(from_array(out, "float32").permute(0, 3, 1, 2), exact) < TOLERANCE["float32"]
+
+
+def test_gathers_each_sample_once_at_full_width(simt):
+    """Traffic of a 64-pixel tile at C=O=256, K=25: one gather a sample, sectors fully used."""
+    if not simt.traced:
+        pytest.skip("needs GGNET_SIMT_VARIANT=traced")
+    CASES["tile"] = (1, 256, 8, 8, 256, 5, (1, 2, 1), 0.3)
+    problem = Problem("tile", "float16", seed=4, base=False)
+    del CASES["tile"]
+    exact, _ = problem.exact()
+    simt.actpoint_forward(
+        **problem.inputs(), weight=to_array(problem.weight, "float16"),
+        bias=to_array(problem.bias, "float16"),
+        out=problem.empty(exact.permute(0, 2, 3, 1)), relu=True,
+    )  # fmt: skip
+    counted = simt.counters()
+    corners = 64 * 25 * 4 * 256 * 2
+    weights = 256 * 256 * 25 * 2
+    points = 64 * 75 * 2
+    assert counted["load_bytes"] <= 1.15 * (corners + weights + points)
+    assert counted["load_sectors"] * 32 <= 1.05 * counted["load_bytes"]
+    assert counted["store_sectors"] * 32 == counted["store_bytes"] == 64 * 256 * 2
+    assert counted["shared_wavefronts"] <= 1.05 * counted["shared_phases"]
+    assert counted["mma_macs"] == 64 * 256 * 256 * 25
