@@ -20,7 +20,8 @@ AP has 11 points. A recall of exactly 3/10, 6/10 or 7/10 reaches the point in ex
 (`points="exact"`, the default) and misses it in double precision, as the official script computes
 under Octave (`points="double"`); on HICO-DET this moves mAP by about 0.03. A class without ground
 truth has no AP and is left out of the means (HICO-DET's test set has none).
-Equal scores are ordered by image id and boxes, so results do not depend on the order of the input.
+Equal scores are ordered by image id and boxes, so results do not depend on the order of the input
+(in "no-frills", by image id and then the order in the file, as there).
 """
 
 import csv
@@ -202,9 +203,13 @@ def evaluate(
     rules = PROTOCOLS[protocol]
     order = {image_id: rank for rank, image_id in enumerate(sorted(r.image_id for r in records))}
     truth, invalid_truth = _ground_truth(records, order, vocabulary)
-    if not rules.first_match:
-        truth = truth.sorted_by(truth.images, truth.hois)
     found, invalid_found = _detections(predictions, order, vocabulary)
+    if rules.first_match:  # among equals the file's order decides
+        truth = truth.take(np.lexsort([truth.hois, truth.images]))
+        found = found.take(np.lexsort([found.images, -found.scores, found.hois]))
+    else:
+        truth = truth.sorted_by(truth.images, truth.hois)
+        found = found.sorted_by(found.hois, -found.scores)
     for rows in (truth, found):
         rows.humans[:, 2:] -= rules.shrink
         rows.objects[:, 2:] -= rules.shrink
@@ -269,7 +274,7 @@ class _Rows:
 def _ground_truth(
     records: Sequence[ImageRecord], order: dict[str, int], vocabulary: Vocabulary
 ) -> tuple[_Rows, int]:
-    """Annotated pairs by image and HOI, in file order, and how many are of no HOI class."""
+    """Annotated pairs in file order, and how many are of no HOI class."""
     if len(order) < len(records):
         raise UserError("image ids repeat among the records; expected each image once")
     pairs = [record.pairs for record in records]
@@ -280,14 +285,13 @@ def _ground_truth(
         _concatenate([r.boxes[r.pairs[:, 1]] for r in records], np.float64).reshape(-1, 4),
         np.zeros(sum(len(p) for p in pairs)),
     )
-    rows, invalid = _valid(rows)
-    return rows.take(np.lexsort([rows.hois, rows.images])), invalid
+    return _valid(rows)
 
 
 def _detections(
     predictions: Iterable[ImagePrediction], order: dict[str, int], vocabulary: Vocabulary
 ) -> tuple[_Rows, int]:
-    """Predicted pairs sorted by HOI and falling score, and how many are of no HOI class."""
+    """Predicted pairs in file order, and how many are of no HOI class."""
     predictions = list(predictions)
     seen: set[str] = set()
     for prediction in predictions:
@@ -311,8 +315,7 @@ def _detections(
         _concatenate([p.object_boxes for p in predictions], np.float64).reshape(-1, 4),
         _concatenate([p.scores for p in predictions], np.float64),
     )
-    rows, invalid = _valid(rows)
-    return rows.sorted_by(rows.hois, -rows.scores), invalid
+    return _valid(rows)
 
 
 def _image_column(ranks: list[int], parts: Sequence) -> np.ndarray:
@@ -325,6 +328,7 @@ def _concatenate(parts: list[np.ndarray], dtype: type) -> np.ndarray:
 
 
 def _valid(rows: _Rows) -> tuple[_Rows, int]:
+    """The rows of an HOI class, and how many are of none."""
     keep = rows.hois >= 0
     return rows.take(keep), int((~keep).sum())
 

@@ -10,7 +10,7 @@ from ggnet.data.convert import convert
 from ggnet.data.problems import Problems
 from ggnet.data.tables import hico_vocabulary, vcoco_actions
 from ggnet.errors import UserError
-from ggnet.eval.vcoco import read_roles
+from ggnet.eval.vcoco import Detections, evaluate, read_roles
 
 
 def records_of(dataset, split):
@@ -86,6 +86,23 @@ def official_with_boxes(shared):
     return {"images": images, "annotations": annotations}
 
 
+def as_detections(truth):
+    """The ground truth as predictions, scored in any order."""
+    images = []
+    for image_id, people in truth.items():
+        rows = [
+            (person.box, f"{action}_{role}", np.full(4, np.nan) if box is None else box)
+            for person in people
+            for action, roles in person.actions.items()
+            for role, box in {"agent": None, **roles}.items()
+        ]
+        boxes, names, objects = zip(*rows, strict=True) if rows else ([], [], [])
+        scores = np.random.default_rng(0).random(len(rows))
+        shaped = (np.array(values).reshape(-1, 4) for values in (boxes, objects))
+        images.append(Detections(image_id, next(shaped), list(names), next(shaped), scores))
+    return images
+
+
 def test_vcoco_official(shared, tmp_path):
     coco = tmp_path / "instances.json"
     coco.write_text(json.dumps(official_with_boxes(shared)))
@@ -106,6 +123,10 @@ def test_vcoco_official(shared, tmp_path):
         for box in roles.values()
     )
     assert sum(len(record.pairs) for record in records) == with_object
+    result = evaluate(as_detections(truth), truth)
+    assert all(ap == 100 for ap in result.agent_ap.values())
+    for scenario in result.role_ap.values():
+        assert all(ap == 100 for ap in scenario.values())
     # inclusive [x, x + w - 1] is [x, x + w] in edges
     assert {round(float(b[2] - b[0]), 4) for record in records for b in record.boxes} == {20.5}
 

@@ -1,0 +1,126 @@
+"""AP of the detection branch, and the causes of false positives."""
+
+import numpy as np
+import pytest
+
+from ggnet.data.annotations import ImageRecord
+from ggnet.data.vocabulary import Vocabulary
+from ggnet.errors import UserError
+from ggnet.eval.detection import ImageDetections, evaluate_detection
+from ggnet.eval.errors import CAUSES, error_breakdown
+from ggnet.eval.predictions import ImagePrediction
+
+VOCABULARY = Vocabulary(
+    "tiny",
+    ("person", "dog", "cat"),
+    (1, 18, 17),
+    ("pet", "walk"),
+    (1, 2),
+    ((0, 1), (1, 1), (0, 2)),
+)
+MAN, WOMAN = (0, 0, 20, 40), (200, 0, 220, 40)
+DOG, OTHER_DOG = (60, 0, 80, 20), (260, 0, 280, 20)
+FAR = (500, 500, 520, 520)
+RECORD = ImageRecord(
+    "a.jpg",
+    "a",
+    None,
+    np.array([MAN, DOG, WOMAN, OTHER_DOG], np.float32),
+    np.array([0, 1, 0, 1]),
+    np.array([[0, 1, 0], [2, 3, 1]]),  # the man pets the dog, the woman walks the other
+)
+
+
+def detected(boxes, labels, scores):
+    return ImageDetections(
+        "a", np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, int), np.array(scores)
+    )
+
+
+def test_perfect_detections():
+    image = detected(RECORD.boxes, RECORD.labels, [0.5, 0.6, 0.7, 0.8])
+    result = evaluate_detection([image], [RECORD], VOCABULARY)
+    assert (result.ap, result.ap50, result.ap75) == pytest.approx((100, 100, 100))
+    assert result.class_ap["person"] == pytest.approx(100)
+    assert np.isnan(result.class_ap["cat"])
+    assert result.to_dict()["classes"]["cat"] is None
+
+
+def test_half_of_the_persons_and_a_loose_dog():
+    loose = (60, 0, 80, 14)  # overlaps the dog by 0.7
+    image = detected([MAN, loose, OTHER_DOG], [0, 1, 1], [0.5, 0.9, 0.8])
+    result = evaluate_detection([image], [RECORD], VOCABULARY)
+    assert result.class_ap["person"] == pytest.approx(100 * 51 / 101)  # 101 recall points
+    assert result.ap50 > result.ap75
+
+
+def test_no_detections():
+    assert evaluate_detection([], [RECORD], VOCABULARY).ap == 0
+    with pytest.raises(UserError, match="image b has detections"):
+        evaluate_detection(
+            [ImageDetections("b", RECORD.boxes, RECORD.labels, np.ones(4))], [RECORD], VOCABULARY
+        )
+
+
+def causes(*rows):
+    """rows: (human box, object box, object label, verb); the first is scored best."""
+    humans, things, labels, verbs = zip(*rows, strict=True)
+    prediction = ImagePrediction(
+        "a",
+        "a.jpg",
+        np.array(humans, np.float32),
+        np.array(things, np.float32),
+        np.array(labels),
+        np.array(verbs),
+        np.linspace(0.9, 0.1, len(rows)).astype(np.float32),
+    )
+    return dict(error_breakdown([prediction], [RECORD], VOCABULARY).counts)
+
+
+@pytest.mark.parametrize(
+    ("row", "cause"),
+    [
+        ((MAN, DOG, 1, 0), "correct"),
+        ((MAN, DOG, 1, 1), "wrong verb"),
+        ((WOMAN, DOG, 1, 0), "wrong pairing"),
+        ((FAR, DOG, 1, 0), "wrong human box"),
+        ((MAN, FAR, 1, 0), "wrong object box"),
+        ((FAR, FAR, 1, 0), "background"),
+        ((MAN, OTHER_DOG, 1, 1), "wrong pairing"),
+    ],
+)
+def test_causes(row, cause):
+    assert cause in CAUSES
+    assert causes(row) == {cause: 1}
+
+
+def test_only_as_many_as_there_are_pairs_are_looked_at():
+    assert causes((FAR, FAR, 1, 0), (MAN, DOG, 1, 0), (WOMAN, OTHER_DOG, 1, 1)) == {
+        "background": 1,
+        "correct": 1,
+    }
+
+
+def test_a_duplicate_and_another_object_class():
+    two = ImageRecord(
+        "a.jpg",
+        "a",
+        None,
+        RECORD.boxes,
+        np.array([0, 1, 0, 2]),
+        np.array([[0, 1, 0], [2, 3, 0], [2, 1, 0]]),
+    )
+    prediction = ImagePrediction(
+        "a",
+        "a.jpg",
+        np.array([MAN, MAN, MAN], np.float32),
+        np.array([DOG, DOG, DOG], np.float32),
+        np.array([1, 1, 2]),
+        np.array([0, 0, 0]),
+        np.array([0.9, 0.8, 0.7], np.float32),
+    )
+    breakdown = error_breakdown([prediction], [two], VOCABULARY)
+    assert breakdown.to_dict()["correct"] == 1
+    assert breakdown.to_dict()["duplicate"] == 1
+    assert breakdown.to_dict()["wrong object class"] == 1
+    assert breakdown.table().row_count == len(CAUSES)

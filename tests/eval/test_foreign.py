@@ -1,0 +1,148 @@
+"""Other projects' prediction files are read, written and not trusted."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from ggnet.data.annotations import ImageRecord
+from ggnet.data.tables import vcoco_actions
+from ggnet.data.vocabulary import Vocabulary
+from ggnet.errors import UserError
+from ggnet.eval.foreign import read_ppdm, read_vcoco_pickle, write_ppdm, write_vcoco_pickle
+from ggnet.eval.predictions import ImagePrediction
+from ggnet.eval.vcoco import Detections
+
+VOCABULARY = Vocabulary(
+    "tiny", ("person", "dog"), (1, 18), ("pet", "walk"), (5, 7), ((0, 1), (1, 1))
+)
+RECORDS = [
+    ImageRecord("a.jpg", "1", None, np.zeros((0, 4)), np.zeros(0, int), np.zeros((0, 3), int))
+]
+ENTRY = {
+    "file_name": "a.jpg",
+    "predictions": [
+        {"bbox": [0, 0, 9, 19], "category_id": 1},
+        {"bbox": [30, 0, 39, 9], "category_id": "18\n"},
+    ],
+    "hoi_prediction": [{"subject_id": 0, "object_id": 1, "category_id": 7, "score": 0.5}],
+}
+
+
+def test_ppdm_boxes_are_inclusive_from_zero(tmp_path):
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps([ENTRY]))
+    (image,) = read_ppdm(path, RECORDS, VOCABULARY)
+    assert (image.image_id, image.verbs.tolist(), image.object_labels.tolist()) == ("1", [1], [1])
+    np.testing.assert_array_equal(image.human_boxes, [[0, 0, 10, 20]])
+    np.testing.assert_array_equal(image.object_boxes, [[30, 0, 40, 10]])
+
+
+def test_ppdm_round_trip(tmp_path):
+    rng = np.random.default_rng(0)
+    image = ImagePrediction(
+        "1",
+        "a.jpg",
+        rng.integers(0, 500, (9, 4)).astype(np.float32),
+        rng.integers(0, 500, (9, 4)).astype(np.float32),
+        rng.integers(0, 2, 9),
+        rng.integers(0, 2, 9),
+        rng.random(9, dtype=np.float32),
+    )
+    write_ppdm(tmp_path / "predictions.json", [image], VOCABULARY)
+    (again,) = read_ppdm(tmp_path / "predictions.json", RECORDS, VOCABULARY)
+    for name in ("human_boxes", "object_boxes", "object_labels", "verbs", "scores"):
+        np.testing.assert_array_equal(getattr(image, name), getattr(again, name))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"file_name": "b.jpg"}, "unknown 'b.jpg'"),
+        ({"predictions": [{"bbox": [0, 0, 9, 19], "category_id": 3}]}, "unknown 3"),
+        ({"hoi_prediction": [ENTRY["hoi_prediction"][0] | {"category_id": 6}]}, "unknown 6"),
+        ({"hoi_prediction": [ENTRY["hoi_prediction"][0] | {"object_id": 2}]}, "out of bounds"),
+        ({"hoi_prediction": [ENTRY["hoi_prediction"][0] | {"object_id": -1}]}, "is negative"),
+    ],
+)
+def test_broken_ppdm_entries_are_named(tmp_path, changes, message):
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps([ENTRY | changes]))
+    with pytest.raises(UserError, match=f"image 0 .*{message}"):
+        read_ppdm(path, RECORDS, VOCABULARY)
+
+
+def test_vcoco_pickle_round_trip(tmp_path):
+    nothing = [np.nan] * 4
+    image = Detections(
+        "7",
+        np.array([[0, 0, 10, 20.5]] * 5),
+        ["hold_obj", "hold_obj", "kick_obj", "hold_agent", "walk_agent"],
+        np.array([[30, 0, 40, 10], [60, 0, 70, 10], nothing, nothing, nothing]),
+        np.array([0.5, 0.25, 0.125, 0.75, 0.9]),
+    )
+    path = tmp_path / "detections.pkl"
+    write_vcoco_pickle(path, [image])
+    entries = pickle.loads(path.read_bytes())
+    keys = {"image_id", "person_box"} | {f"{a.name}_agent" for a in vcoco_actions()}
+    keys |= {f"{a.name}_{role}" for a in vcoco_actions() for role in a.roles}
+    assert [set(entry) for entry in entries] == [keys] * 2  # two held objects: two entries
+    assert entries[0]["image_id"] == 7
+    assert entries[0]["person_box"] == [0, 0, 9, 19.5]
+    assert entries[0]["hold_obj"] == [30, 0, 39, 9, 0.5]
+    assert entries[0]["kick_obj"] == [0, 0, 0, 0, 0.125]
+    (again,) = read_vcoco_pickle(path)
+    rows = [
+        sorted(
+            zip(d.names, d.scores, d.person_boxes.tolist(), map(str, d.object_boxes), strict=True)
+        )
+        for d in (image, again)
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_vcoco_pickle_with_missing_keys_and_arrays(tmp_path):
+    entry = {
+        "image_id": np.int64(7),
+        "person_box": np.array([0, 0, 9, 19], np.float32),
+        "kick_obj": np.array([30, 0, 39, 9, 0.5]),
+        "hold_agent": np.float32("nan"),
+    }
+    for protocol in (0, 2, 5):
+        path = tmp_path / f"{protocol}.pkl"
+        path.write_bytes(pickle.dumps([entry], protocol=protocol))
+        (image,) = read_vcoco_pickle(path)
+        assert (image.image_id, image.names, image.scores.tolist()) == ("7", ["kick_obj"], [0.5])
+        np.testing.assert_array_equal(image.object_boxes, [[30, 0, 40, 10]])
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.system, ("touch harmed",)
+
+
+def test_a_pickle_cannot_run_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "detections.pkl"
+    path.write_bytes(pickle.dumps([{"image_id": 1, "person_box": Harmful()}]))
+    with pytest.raises(UserError, match=r"wants to load .*system, which is not allowed"):
+        read_vcoco_pickle(path)
+    assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a pickle", "cannot be read as a V-COCO pickle"),
+        (pickle.dumps({}), "holds a dict; expected V-COCO's list"),
+        (pickle.dumps([{"image_id": 1}]), "entry 0: KeyError: 'person_box'"),
+        (pickle.dumps([{"image_id": 1, "person_box": [0, 1]}]), "entry 0: ValueError"),
+    ],
+)
+def test_other_pickles_are_refused(tmp_path, content, message):
+    path = tmp_path / "detections.pkl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_vcoco_pickle(path)
