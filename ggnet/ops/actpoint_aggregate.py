@@ -99,7 +99,9 @@ def _setup_context(ctx, inputs, keyword_only_inputs, output) -> None:
 
 def _backward(ctx, grad_output):
     features, points, weight, base_offset, output = ctx.saved_tensors
-    wants_features, wants_points, wants_weight, wants_bias, wants_base = ctx.needs_input_grad
+    # The dispatcher drops trailing arguments that have their default value.
+    wants = (*ctx.needs_input_grad, False, False)[:5]
+    wants_features, wants_points, wants_weight, wants_bias, wants_base = wants
     mask = wants_features + 2 * (wants_points or wants_base) + 4 * wants_weight + 8 * wants_bias
     grad_features, grad_points, grad_weight, grad_bias = (
         torch.ops.ggnet.actpoint_aggregate_backward(

@@ -72,7 +72,7 @@ def _corner(input: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """The cells at integer positions, zero outside of the map."""
     batch, channels, height, width = input.shape
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).view(batch, 1, -1)
+    index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)[:, None]
     cells = input.flatten(2).gather(2, index.expand(-1, channels, -1))
     return cells.view(batch, channels, *y.shape[1:]) * inside[:, None]
 
