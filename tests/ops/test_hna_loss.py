@@ -1,0 +1,226 @@
+import pytest
+import torch
+from op_testing import (
+    DTYPES,
+    TOLERANCE,
+    assert_close,
+    assert_same_bits,
+    generator,
+    isas,
+    randn,
+    threads,
+    value_and_gradients,
+)
+
+from ggnet import ops, reference
+
+SHAPES = [(1, 1, 1, 1), (0, 3, 4, 4), (2, 5, 13, 11), (3, 1, 7, 40), (1, 117, 9, 5)]
+POWERS = [
+    {},
+    {"alpha": 1.5, "beta": 3.0, "gamma": 2.5, "eps": 1e-3},
+    {"alpha": 0.0, "beta": 0.0, "gamma": 0.0, "eps": 0.2},
+    {"alpha": 4.0, "gamma": 4.0},
+]
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+def inputs(*shape, seed=0, spread=4.0):
+    """Logits, some of them saturated, and targets with cells of exactly 1 and -1."""
+    logits = randn(*shape, seed=seed, scale=spread)
+    target = torch.rand(shape, generator=generator(seed + 1), dtype=torch.float64) * 2 - 1
+    target[target > 0.9], target[target < -0.9] = 1, -1
+    if logits.numel() > 100:
+        logits.view(-1)[:4] = torch.tensor([60.0, -60.0, 2000.0, -2000.0])
+    return logits, target
+
+
+def loss_and_gradient(function, logits, target, **powers):
+    loss, (grad,) = value_and_gradients(lambda x: function(x, target, **powers), [logits])
+    return loss, grad
+
+
+@pytest.mark.parametrize("powers", POWERS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_matches_the_reference(shape, dtype, powers):
+    logits, target = (t.to(dtype) for t in inputs(*shape))
+    loss, grad = loss_and_gradient(ops.hna_loss, logits, target, **powers)
+    expected, wanted = loss_and_gradient(
+        reference.hna_loss, logits.double(), target.double(), **powers
+    )
+    # The sum is in float64 of terms in at least float32, whatever the storage is.
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    assert loss.dtype == exact
+    assert grad.dtype == dtype
+    assert_close("loss", loss, expected, exact)
+    assert_close("gradient", grad, wanted, dtype)
+
+
+@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("powers", POWERS[:2], ids=str)
+def test_every_instruction_set(isa, powers, monkeypatch):
+    monkeypatch.setenv("GGNET_CPU_ISA", isa)
+    for dtype in DTYPES:
+        test_matches_the_reference((2, 5, 13, 11), dtype, powers)
+
+
+def test_small_gradients_are_accurate():
+    """Relative to themselves, not to the largest: confident cells matter to training too."""
+    logits = torch.linspace(-9, 9, 1001).view(1, 1, 1, -1)
+    for value in (-1.0, -0.5, 0.0, 0.99, 1.0):
+        target = torch.full_like(logits, value)
+        _, grad = loss_and_gradient(ops.hna_loss, logits, target)
+        _, wanted = loss_and_gradient(reference.hna_loss, logits.double(), target.double())
+        error = (grad.double() - wanted).abs() / wanted.abs().clamp(min=1e-30)
+        assert error.max() < TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("logits_layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("target_layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_any_mixture_of_layouts(logits_layout, target_layout, dtype):
+    logits, target = inputs(2, 21, 33, 17)
+    logits, target = logits.to(dtype), target.float()
+    loss, grad = loss_and_gradient(
+        ops.hna_loss,
+        logits.contiguous(memory_format=logits_layout),
+        target.contiguous(memory_format=target_layout),
+    )
+    expected, wanted = loss_and_gradient(reference.hna_loss, logits.double(), target.double())
+    assert grad.is_contiguous(memory_format=logits_layout)
+    assert_close("loss", loss, expected, torch.float32)
+    assert_close("gradient", grad, wanted, dtype)
+
+
+def test_without_hard_negatives_it_is_centernets_focal_loss():
+    logits, target = inputs(2, 4, 9, 9, spread=2)
+    target = target.abs()
+    p = logits.sigmoid().clamp(1e-4, 1 - 1e-4)
+    positive = target.eq(1)
+    pos_loss = (torch.log(p) * (1 - p) ** 2)[positive].sum()
+    neg_loss = (torch.log(1 - p) * p**2 * (1 - target) ** 4)[~positive].sum()
+    expected = -(pos_loss + neg_loss) / positive.sum()
+    assert_close("loss", ops.hna_loss(logits, target), expected, torch.float64)
+
+
+def test_one_cell_of_each_kind_by_hand():
+    half = torch.zeros(1, 1, 1, 1, dtype=torch.float64)  # P = 1/2: each term is -w log(2) / 4
+    quarter_log = torch.tensor(0.25 * 2.0).log().neg().item() / 4
+    for target, weight in ((1.0, 1), (-1.0, 128), (0.0, 1), (0.5, 0.5**4), (-0.5, 1.5**4)):
+        loss = ops.hna_loss(half, torch.full_like(half, target))
+        assert loss.item() == pytest.approx(weight * quarter_log)
+
+
+def test_no_positive_counts_as_one():
+    logits, target = inputs(1, 3, 8, 8)
+    target = target.clamp(max=0.5)
+    one = target.clone()
+    one[0, 0, 0, 0] = 1
+    logits[0, 0, 0, 0] = 2000  # a certain positive: its term is next to nothing
+    target[0, 0, 0, 0] = 1 - 1e-9
+    assert ops.hna_loss(logits, target).item() == pytest.approx(
+        ops.hna_loss(logits, one).item(), rel=1e-9
+    )
+
+
+def test_gradient_is_zero_where_the_clamp_is_active():
+    logits = torch.tensor([-2000.0, -20.0, -9.3, 9.3, 20.0, 2000.0]).view(1, 1, 1, 6)
+    for value in (-1.0, 0.0, 1.0):
+        _, grad = loss_and_gradient(ops.hna_loss, logits, torch.full_like(logits, value))
+        assert not grad.any()
+
+
+def test_nan_reaches_loss_and_gradient():
+    logits, target = (t.float() for t in inputs(1, 2, 5, 5))
+    for spoiled, powers in ((logits, {}), (target, {}), (target, {"gamma": 2.5})):
+        kept = spoiled[0, 1, 2, 3].clone()
+        spoiled[0, 1, 2, 3] = torch.nan
+        loss, grad = loss_and_gradient(ops.hna_loss, logits, target, **powers)
+        assert loss.isnan()
+        assert grad.isnan().sum() == 1
+        assert grad[0, 1, 2, 3].isnan()
+        spoiled[0, 1, 2, 3] = kept
+
+
+def test_gradient_is_scaled_by_what_follows():
+    logits, target = inputs(1, 2, 5, 5)
+    _, grad = loss_and_gradient(ops.hna_loss, logits, target)
+    _, scaled = loss_and_gradient(lambda x, t: 3 * ops.hna_loss(x, t), logits, target)
+    assert_close("gradient", scaled, 3 * grad, torch.float64)
+
+
+def test_backward_can_run_twice():
+    logits, target = inputs(1, 2, 5, 5)
+    logits.requires_grad_()
+    loss = ops.hna_loss(logits, target)
+    (first,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, logits)
+    assert torch.equal(first, second)
+
+
+def test_gradcheck():
+    logits, target = inputs(2, 3, 4, 3, spread=1.5)
+    logits.requires_grad_()
+    for powers in POWERS[:2]:
+        assert torch.autograd.gradcheck(
+            lambda x, powers=powers: ops.hna_loss(x, target, **powers), [logits]
+        )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_same_bits_for_any_number_of_threads(layout):
+    logits, target = (t.float() for t in inputs(2, 19, 61, 47))
+    logits = logits.contiguous(memory_format=layout)
+    assert_same_bits(lambda: loss_and_gradient(ops.hna_loss, logits, target))
+
+
+def test_large_maps_do_not_lose_small_terms():
+    """Two million equal terms: a plain float32 sum would be off by percents."""
+    logits = torch.full((2, 61, 128, 128), -2.0)
+    target = torch.zeros_like(logits)
+    with threads(2):
+        loss = ops.hna_loss(logits, target)
+    expected = reference.hna_loss(logits.double(), target.double())
+    assert_close("loss", loss, expected, torch.float32)
+
+
+def test_a_second_derivative_is_refused_by_name():
+    logits, target = inputs(1, 2, 3, 3)
+    logits.requires_grad_()
+    (grad,) = torch.autograd.grad(ops.hna_loss(logits, target), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="reference.hna_loss"):
+        grad.sum().backward()
+
+
+def test_autocast_computes_in_float32():
+    logits, target = (t.bfloat16() for t in inputs(2, 3, 5, 5))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, grad = loss_and_gradient(ops.hna_loss, logits, target.float())
+    assert loss.dtype == torch.float32
+    assert grad.dtype == torch.bfloat16
+    expected, _ = loss_and_gradient(ops.hna_loss, logits.float(), target.float())
+    assert torch.equal(loss, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"target": torch.zeros(2, 3, 5, 4)},
+            ValueError,
+            r"target .*\(2, 3, 5, 4\).*\(2, 3, 5, 5\)",
+        ),
+        ({"logits": torch.zeros(3, 5)}, ValueError, "logits .*4 dimensions"),
+        ({"target": torch.zeros(2, 3, 5, 5).double()}, TypeError, "target .*float64"),
+        ({"logits": torch.zeros(2, 3, 5, 5).int()}, TypeError, "logits .*int32"),
+        ({"alpha": float("nan")}, ValueError, "alpha is nan"),
+        ({"beta": float("inf")}, ValueError, "beta is inf"),
+        ({"gamma": -1.0}, ValueError, "gamma is -1"),
+        ({"eps": 0.5}, ValueError, "eps is 0.5"),
+        ({"eps": 0.0}, ValueError, "eps is 0"),
+    ],
+)
+def test_errors_name_the_argument(change, error, message):
+    logits, target = (t.float() for t in inputs(2, 3, 5, 5))
+    with pytest.raises(error, match=message):
+        ops.hna_loss(**({"logits": logits, "target": target} | change))
