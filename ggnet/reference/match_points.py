@@ -1,6 +1,7 @@
 """Action-aware point matching: GGNet (CVPR 2021), Eq. 8."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Peaks = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -38,26 +39,19 @@ def match_points(
         product of the three scores, 0 where an index is -1.
     """
     scores, verbs, ys, xs = interactions
-    object_scores, classes = objects[:2]
-    human_valid = torch.ones(
-        *scores.shape, humans[0].shape[1], dtype=torch.bool, device=scores.device
+    valid = torch.ones((), dtype=torch.bool, device=scores.device)
+    object_valid = (
+        valid if valid_pairs is None else valid_pairs[verbs[:, :, None], objects[1][:, None]]
     )
-    if valid_pairs is None:
-        object_valid = torch.ones(
-            *scores.shape, classes.shape[1], dtype=torch.bool, device=scores.device
-        )
-    else:
-        object_valid = valid_pairs[verbs[:, :, None], classes[:, None, :]]
     cells = torch.stack([ys, xs], dim=-1)
-    human = _match(cells - human_offsets, humans, human_valid, rule)
+    human = _match(cells - human_offsets, humans, valid, rule)
     object_ = _match(cells - object_offsets, objects, object_valid, rule)
-    matched = (human >= 0) & (object_ >= 0)
-    score = (
-        scores
-        * humans[0].gather(1, human.clamp(min=0))
-        * object_scores.gather(1, object_.clamp(min=0))
-    )
-    return human, object_, torch.where(matched, score, 0)
+    return human, object_, scores * _score(humans, human) * _score(objects, object_)
+
+
+def _score(candidates: Peaks, index: Tensor) -> Tensor:
+    """Scores of the matched candidates, 0 where the index is -1."""
+    return F.pad(candidates[0], (1, 0)).gather(1, index + 1)
 
 
 def _match(points: Tensor, candidates: Peaks, valid: Tensor, rule: str) -> Tensor:

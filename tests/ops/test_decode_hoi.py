@@ -1,0 +1,170 @@
+import pytest
+import torch
+from op_testing import generator, randn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ggnet import ops, reference
+
+RULES = ("product", "distance")
+
+
+def outputs(batch=2, classes=4, verbs=5, height=12, width=9, apm=True, dtype=torch.float32, seed=0):
+    channels = 2 * verbs if apm else 2
+    shapes = {
+        "heatmap": classes,
+        "interaction": verbs,
+        "size": 2,
+        "center_frac": 2,
+        "human_offset": channels,
+        "object_offset": channels,
+    }
+    return {
+        name: randn(batch, count, height, width, seed=seed + i, scale=2).to(dtype)
+        for i, (name, count) in enumerate(shapes.items())
+    }
+
+
+def blank(**shape):
+    maps = outputs(batch=1, **shape)
+    for name, map in maps.items():
+        map.fill_(-20.0 if name in ("heatmap", "interaction") else 0.0)
+    return maps
+
+
+def assert_same_triplets(got, want):
+    tolerance = 1e-5 if want.scores.dtype == torch.float32 else 1e-12
+    assert torch.allclose(got.scores, want.scores, atol=tolerance)
+    real = want.scores > 0
+    for name, one, other in zip(got._fields, got, want, strict=True):
+        assert one.shape == other.shape, name
+        assert one.dtype == other.dtype, name
+        assert torch.allclose(one[real].double(), other[real].double(), atol=tolerance), name
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("apm", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_matches_the_loop_over_images(dtype, apm, rule):
+    valid_pairs = torch.rand(5, 4, generator=generator(1)) > 0.4
+    for seed in range(5):
+        maps = outputs(apm=apm, dtype=dtype, seed=10 * seed)
+        for pairs in (None, valid_pairs):
+            got = ops.decode_hoi(maps, pairs, k=20, rule=rule)
+            assert_same_triplets(got, reference.decode_hoi(maps, pairs, k=20, rule=rule))
+
+
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_images_do_not_influence_each_other(batch):
+    maps = outputs(batch=batch)
+    together = ops.decode_hoi(maps, k=15)
+    assert together.scores.shape == (batch, 15)
+    for b in range(batch):
+        alone = ops.decode_hoi({name: map[b : b + 1] for name, map in maps.items()}, k=15)
+        for one, other in zip(together, alone, strict=True):
+            assert torch.equal(one[b], other[0])
+
+
+def test_one_pair_by_hand():
+    maps = blank()
+    maps["heatmap"][0, 0, 2, 1] = 3.0  # the person
+    maps["heatmap"][0, 2, 8, 7] = 2.0  # an object of class 2
+    maps["interaction"][0, 3, 5, 4] = 1.0  # half-way, verb 3
+    maps["human_offset"][0, 6:8, 5, 4] = torch.tensor([3.0, 3.0])  # (5, 4) - (2, 1), as x, y
+    maps["object_offset"][0, 6:8, 5, 4] = torch.tensor([-3.0, -3.0])
+    maps["size"][0, :, 2, 1] = torch.tensor([2.0, 4.0])
+    maps["size"][0, :, 8, 7] = torch.tensor([1.0, 1.0])
+    maps["center_frac"][0, :, 2, 1] = torch.tensor([0.5, 0.25])
+    found = ops.decode_hoi(maps, k=4)
+    person, thing, verb = torch.tensor([3.0, 2.0, 1.0]).sigmoid()
+    assert found.scores[0, 0].item() == pytest.approx((person * thing * verb).item())
+    assert found.verbs[0, 0] == 3
+    assert found.object_labels[0, 0] == 2
+    assert found.interaction_yx[0, 0].tolist() == [5, 4]
+    assert found.human_boxes[0, 0].tolist() == pytest.approx([0.5, 0.25, 2.5, 4.25])
+    assert found.object_boxes[0, 0].tolist() == pytest.approx([6.5, 7.5, 7.5, 8.5])
+    assert found.human_scores[0, 0].item() == pytest.approx(person.item())
+    assert found.object_scores[0, 0].item() == pytest.approx(thing.item())
+
+
+def test_duplicates_keep_the_best_score():
+    maps = blank()
+    maps["heatmap"][0, 0, 2, 1] = 3.0
+    maps["heatmap"][0, 2, 8, 7] = 2.0
+    maps["interaction"][0, 3, 3, 3] = 0.5
+    maps["interaction"][0, 3, 6, 6] = 1.0  # the same person, object and verb
+    maps["interaction"][0, 1, 6, 6] = 0.0  # another verb
+    pairs = torch.zeros(5, 4, dtype=torch.bool)
+    pairs[:, 2] = True
+    found = ops.decode_hoi(maps, pairs, k=6)
+    best = (found.scores[0] > 1e-3).nonzero().flatten().tolist()
+    assert best == [0, 1]
+    assert found.verbs[0, :2].tolist() == [3, 1]
+    assert found.interaction_yx[0, 0].tolist() == [6, 6]
+
+
+def test_triplets_are_sorted_and_unique():
+    found = ops.decode_hoi(outputs(height=30, width=30), k=100)
+    assert (found.scores[:, 1:] <= found.scores[:, :-1]).all()
+    for b in range(2):
+        keys = [
+            (int(h), int(o), int(v))
+            for h, o, v, s in zip(
+                found.human_index[b],
+                found.object_index[b],
+                found.verbs[b],
+                found.scores[b],
+                strict=True,
+            )
+            if s > 0
+        ]
+        assert len(keys) == len(set(keys))
+
+
+def test_invalid_pairs_score_nothing():
+    maps = outputs()
+    pairs = torch.zeros(5, 4, dtype=torch.bool)
+    assert not ops.decode_hoi(maps, pairs, k=10).scores.any()
+    pairs[2, 3] = True
+    found = ops.decode_hoi(maps, pairs, k=10)
+    real = found.scores > 0
+    assert real.any()
+    assert (found.verbs[real] == 2).all()
+    assert (found.object_labels[real] == 3).all()
+
+
+def test_shapes_depend_on_no_value():
+    """A fake tensor has no values: reading one, as a host synchronization would, raises."""
+    with FakeTensorMode() as mode:
+        maps = {name: mode.from_tensor(map) for name, map in outputs().items()}
+        pairs = mode.from_tensor(torch.ones(5, 4, dtype=torch.bool))
+        found = ops.decode_hoi(maps, pairs, k=7)
+    assert found.human_boxes.shape == (2, 7, 4)
+
+
+def test_carries_no_gradient():
+    maps = {name: map.requires_grad_() for name, map in outputs().items()}
+    assert not any(t.requires_grad for t in ops.decode_hoi(maps, k=5))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"size": None}, ValueError, "outputs lacks size"),
+        ({"size": torch.zeros(2, 3, 12, 9)}, ValueError, r"size .*\(2, 2, 12, 9\)"),
+        (
+            {"human_offset": torch.zeros(2, 8, 12, 9)},
+            ValueError,
+            r"human_offset .*\(2, 10, 12, 9\)",
+        ),
+        ({"interaction": torch.zeros(2, 5, 12, 8)}, ValueError, "interaction .*12, 9"),
+    ],
+)
+def test_errors_name_the_map(change, error, message):
+    maps = {name: map for name, map in (outputs() | change).items() if map is not None}
+    with pytest.raises(error, match=message):
+        ops.decode_hoi(maps)
+
+
+def test_a_table_of_another_vocabulary_is_an_error():
+    with pytest.raises(ValueError, match=r"valid_pairs .*\(5, 4\)"):
+        ops.decode_hoi(outputs(), torch.ones(6, 4, dtype=torch.bool))
