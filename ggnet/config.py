@@ -25,7 +25,7 @@ class ModelConfig(_Section):
     """What network to build. The switches are those of the paper's Tables 1 to 3."""
 
     backbone: Literal["tiny", "dla34", "hourglass104"] = "tiny"
-    width: int = Field(32, ge=8, description="channels of the tiny backbone's feature map")
+    width: int = Field(32, ge=16, description="channels of the tiny backbone's feature map")
     aggregation: Literal[
         "gaze",
         "interaction",
