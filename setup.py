@@ -1,7 +1,9 @@
 """Compiles ggnet's operators against the torch that is already installed."""
 
 import os
+import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,20 +12,25 @@ from setuptools import find_packages, setup
 sys.path.insert(0, str(Path(__file__).parent))
 from ggnet import __version__, _build  # noqa: E402
 
+minimum = ".".join(map(str, _build.MIN_TORCH))
 try:
     import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ImportError as error:
     sys.exit(
         f"ggnet compiles against an installed torch, and none can be imported ({error}). Install "
-        "torch 2.11 or newer (pip install torch), then: pip install --no-build-isolation -e ."
+        f"torch {minimum} or newer (pip install torch), then: "
+        "pip install --no-build-isolation -e ."
     )
-compiler = os.environ.get("CXX", "c++")
-if shutil.which(compiler) is None:
-    sys.exit(
-        f"ggnet needs a C++20 compiler, and '{compiler}' is not on PATH. Install one (g++ 11 or "
-        "newer; Debian and Ubuntu: apt install g++) or name one in CXX."
-    )
+if not _build.new_enough(torch.__version__):
+    sys.exit(f"ggnet needs torch {minimum} or newer; {torch.__version__} is installed.")
+compiler = shlex.split(os.environ.get("CXX", "c++"))
+advice = "Install g++ 11 or newer (Debian, Ubuntu: apt install g++), or name a compiler in CXX."
+if shutil.which(compiler[0]) is None:
+    sys.exit(f"ggnet needs a C++20 compiler, and '{compiler[0]}' is not on PATH. {advice}")
+probe = [*compiler, "-std=c++20", "-x", "c++", "-fsyntax-only", os.devnull]
+if subprocess.run(probe, capture_output=True).returncode:
+    sys.exit(f"ggnet needs a C++20 compiler, and '{compiler[0]}' is none. {advice}")
 os.environ.setdefault("MAX_JOBS", str(_build.jobs(os.cpu_count() or 1, _build.free_memory())))
 
 
@@ -32,12 +39,8 @@ class BuildLibrary(BuildExtension):
 
     def run(self) -> None:
         super().run()
-        library = self.extensions[0].name
-        folders = {Path(self.get_ext_fullpath(library)).parent}
-        if not self.inplace:
-            folders.add(Path(self.build_lib) / "ggnet")
-        for folder in folders:
-            _build.write_build_info(folder, __version__, torch.__version__, None)
+        folder = Path(self.get_ext_fullpath(self.extensions[0].name)).parent
+        _build.write_build_info(folder, __version__, torch.__version__, None)
 
 
 setup(

@@ -14,6 +14,11 @@ BUILD_INFO = "_build_info.json"
 BYTES_PER_JOB = 1 << 30  # what compiling one file takes at most, with room to spare
 
 
+def new_enough(torch_version: str) -> bool:
+    """Whether this torch has the stable ABI that the library uses."""
+    return tuple(int(part) for part in torch_version.split(".")[:2]) >= MIN_TORCH
+
+
 def sources() -> list[str]:
     """C++ files of the library, relative to the repository root."""
     paths = [ROOT / "csrc/library.cpp", *sorted(ROOT.glob("csrc/*/*_cpu.cpp"))]

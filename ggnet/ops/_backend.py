@@ -123,10 +123,10 @@ def _reason(op: str, backend: str, device: str) -> str | None:
 
 
 def _choice() -> str | None:
-    name = _chosen.get()
-    if name is None and ENVIRONMENT in os.environ:
-        return _valid(os.environ[ENVIRONMENT], ENVIRONMENT)
-    return name
+    if name := _chosen.get():
+        return name
+    name = os.environ.get(ENVIRONMENT)
+    return _valid(name, ENVIRONMENT) if name else None
 
 
 def _valid(name: str, where: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ggnet import __version__
-from ggnet._build import BUILD_INFO, LIBRARY, MIN_TORCH, ROOT
+from ggnet._build import BUILD_INFO, LIBRARY, MIN_TORCH, ROOT, new_enough
 
 FOLDER = Path(__file__).resolve().parent.parent
 SCHEMAS = (
@@ -31,7 +31,7 @@ def load(folder: Path = FOLDER) -> None:
     Raises:
         ImportError: torch is too old; the library is missing, of another version or does not load.
     """
-    if _version(torch.__version__) < MIN_TORCH:
+    if not new_enough(torch.__version__):
         raise ImportError(explain("this torch is too old", folder))
     path = folder / LIBRARY
     if not path.exists():
@@ -92,8 +92,3 @@ def repair_command() -> str:
     if (ROOT / "setup.py").exists():
         return f"{pip} -e {ROOT}"
     return f"{pip} . (in a checkout of ggnet)"
-
-
-def _version(text: str) -> tuple[int, int]:
-    major, minor = text.split(".")[:2]
-    return int(major), int(minor)

@@ -1,0 +1,150 @@
+"""The build's list, its messages, and what loading says when the library does not fit.
+
+Whole installations in clean environments are in tests/install/check.sh.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+from ggnet import __version__, _build
+from ggnet.ops import _library
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("cpus", "memory", "jobs"), [(2, 64 * GIB, 2), (64, 3 * GIB, 3), (8, GIB // 2, 1)]
+)
+def test_memory_caps_compiler_processes(cpus, memory, jobs):
+    assert _build.jobs(cpus, memory) == jobs
+
+
+def test_sources_are_the_schemas_and_every_cpu_kernel():
+    sources = _build.sources()
+    assert sources[0] == "csrc/library.cpp"
+    assert "csrc/hna_loss/hna_loss_cpu.cpp" in sources
+    assert all((_build.ROOT / path).exists() for path in [*sources, *_build.headers()])
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
+def test_library_uses_nothing_of_torch_but_its_stable_abi():
+    command = ["nm", "-DC", "--undefined-only", str(_library.FOLDER / _build.LIBRARY)]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "aoti_torch_library_def" in listing
+    unstable = [line for line in listing.splitlines() if "at::" in line or "c10::" in line]
+    assert unstable == []
+
+
+def _setup(tmp_path: Path, torch_files: dict[str, str], **env: str) -> subprocess.CompletedProcess:
+    """Run setup.py beside a stand-in for torch."""
+    for name, text in torch_files.items():
+        path = tmp_path / "torch" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return subprocess.run(
+        [sys.executable, "setup.py", "--version"],
+        cwd=_build.ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)} | env,
+        capture_output=True,
+        text=True,
+    )
+
+
+def _torch(version: str) -> dict[str, str]:
+    names = "class BuildExtension:\n    pass\n\n\nCppExtension = None\n"
+    return {
+        "__init__.py": f"__version__ = {version!r}\n",
+        "utils/__init__.py": "",
+        "utils/cpp_extension.py": names,
+    }
+
+
+@pytest.mark.parametrize(
+    ("torch_files", "compiler", "message"),
+    [
+        ({"__init__.py": "raise ImportError('no torch here')"}, "c++", "Install torch 2.11 or"),
+        (_torch("2.10.1"), "c++", "needs torch 2.11 or newer; 2.10.1 is installed"),
+        (_torch("2.11.0"), "no-such-compiler -O1", "'no-such-compiler' is not on PATH"),
+        (_torch("2.11.0"), "false", "'false' is none"),
+    ],
+)
+def test_setup_names_what_is_missing(tmp_path, torch_files, compiler, message):
+    result = _setup(tmp_path, torch_files, CXX=compiler)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_backend_sees_the_environment_behind_the_isolated_folders(monkeypatch):
+    import setuptools.build_meta  # noqa: F401  what isolation provides
+
+    environment = sysconfig.get_path("purelib")
+    isolated = [path for path in sys.path if path != environment]
+    monkeypatch.setattr(sys, "path", [*isolated, str(_build.ROOT)])
+    monkeypatch.delitem(sys.modules, "build_backend", raising=False)
+    import build_backend
+
+    assert sys.path[-1] == environment
+    assert callable(build_backend.build_wheel)
+    assert callable(build_backend.build_editable)
+
+
+def _record(folder: Path, **changes: str) -> None:
+    _build.write_build_info(folder, __version__, "2.13.0", None)
+    path = folder / _build.BUILD_INFO
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _load_error(folder: Path) -> str:
+    with pytest.raises(ImportError) as caught:
+        _library.load(folder)
+    message = str(caught.value)
+    assert f"found:    torch {torch.__version__}, CUDA" in message
+    assert "expected: torch 2.11 or newer" in message
+    assert "-m pip install --no-build-isolation" in message
+    return message
+
+
+def test_missing_library_is_named(tmp_path):
+    message = _load_error(tmp_path)
+    assert f"{tmp_path / _build.LIBRARY} does not exist" in message
+    assert "no record of a build" in message
+
+
+def test_library_that_does_not_load_is_named_with_what_it_was_built_for(tmp_path):
+    (tmp_path / _build.LIBRARY).write_bytes(b"\x7fELF of another machine")
+    _record(tmp_path, cuda="13.0", platform="linux-aarch64")
+    message = _load_error(tmp_path)
+    assert "built against torch 2.13.0, CUDA 13.0, Python" in message
+    assert "linux-aarch64" in message
+
+
+def test_library_of_another_version_is_refused(tmp_path):
+    (tmp_path / _build.LIBRARY).touch()
+    _record(tmp_path, version="0.0.1")
+    assert f"belongs to ggnet 0.0.1, the Python files to {__version__}" in _load_error(tmp_path)
+
+
+def test_library_without_an_operator_is_refused(monkeypatch):
+    monkeypatch.setattr(_library, "SCHEMAS", (*_library.SCHEMAS, "operator_of_tomorrow"))
+    assert "it lacks operator_of_tomorrow" in _load_error(_library.FOLDER)
+
+
+def test_torch_below_the_stable_abi_is_refused(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.10.1")
+    assert "this torch is too old" in _load_error(_library.FOLDER)
+
+
+@pytest.mark.parametrize(
+    ("version", "enough"), [("2.10.9", False), ("2.11.0a0+git1", True), ("2.13.0+cpu", True)]
+)
+def test_versions_compare_as_numbers(version, enough):
+    assert _build.new_enough(version) is enough
