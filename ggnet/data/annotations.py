@@ -58,7 +58,9 @@ class Dataset:
     splits: dict[str, Split]
     rare: np.ndarray | None  # (HOIs,) bool, where the file lists the rare ones
 
-    def load(self, split: str, problems: Problems | None = None) -> list[ImageRecord]:
+    def load(
+        self, split: str, problems: Problems | None = None, *, look_for_images: bool = True
+    ) -> list[ImageRecord]:
         """The records of one split; see `load_annotations`."""
         if split not in self.splits:
             raise UserError(
@@ -66,7 +68,8 @@ class Dataset:
                 f"{', '.join(self.splits)}"
             )
         files = self.splits[split]
-        return load_annotations(files.annotations, files.images, self.vocabulary, problems)
+        images = files.images if look_for_images else None
+        return load_annotations(files.annotations, images, self.vocabulary, problems)
 
 
 def load_dataset(root: str | Path) -> Dataset:

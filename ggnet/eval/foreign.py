@@ -18,11 +18,29 @@ from ggnet.data.annotations import ImageRecord, read_json
 from ggnet.data.tables import vcoco_actions
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
-from ggnet.eval.predictions import ImagePrediction
+from ggnet.eval.predictions import ImagePrediction, read_predictions
 from ggnet.eval.vcoco import AGENT, Detections
 from ggnet.io import atomic_write
 
 INCLUSIVE = np.array([0, 0, 1, 1])  # edges minus inclusive coordinates
+
+
+def read_any(
+    path: str | Path, records: Sequence[ImageRecord], vocabulary: Vocabulary
+) -> list[ImagePrediction]:
+    """Triplets from this package's JSON or PPDM's, told apart by their first character.
+
+    Raises:
+        UserError: neither of them, or broken.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64).lstrip()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    if start.startswith(b"["):
+        return read_ppdm(path, records, vocabulary)
+    return read_predictions(path, vocabulary)
 
 
 def read_ppdm(

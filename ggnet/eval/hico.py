@@ -37,12 +37,11 @@ from rich.table import Table
 from ggnet.data.annotations import ImageRecord, pair_hois
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
-from ggnet.eval.boxes import iou
+from ggnet.eval.boxes import best_candidate, candidates, iou
 from ggnet.eval.predictions import ImagePrediction
 from ggnet.io import atomic_write
 
 MIN_IOU = 0.5
-CHUNK = 1 << 20  # overlaps computed at once
 
 
 @dataclass(frozen=True)
@@ -336,31 +335,16 @@ def _valid(rows: _Rows) -> tuple[_Rows, int]:
 def _overlaps(found: _Rows, truth: _Rows) -> Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Every (detection, ground truth) of the same image and HOI, with min(human IoU, object IoU).
 
-    In chunks of bounded size; a detection's ground truths come in order and in one chunk.
+    In chunks; a detection's ground truths come in order and in one chunk.
     """
     width = max(int(rows.hois.max(initial=0)) for rows in (found, truth)) + 1
-    truth_keys = truth.images * width + truth.hois
-    keys = found.images * width + found.hois
-    first = np.searchsorted(truth_keys, keys)
-    counts = np.searchsorted(truth_keys, keys, side="right") - first
-    candidates = np.flatnonzero(counts)
-    ends = np.cumsum(counts[candidates])
-    start = 0
-    while start < len(candidates):
-        done = ends[start - 1] if start else 0
-        stop = max(int(np.searchsorted(ends, done + CHUNK, side="right")), start + 1)
-        mine = candidates[start:stop]
-        detection = np.repeat(mine, counts[mine])
-        offset = np.arange(len(detection)) - np.repeat(
-            np.cumsum(counts[mine]) - counts[mine], counts[mine]
-        )
-        target = first[detection] + offset
+    keys, targets = (rows.images * width + rows.hois for rows in (found, truth))
+    for detection, target in candidates(keys, targets):
         overlap = np.minimum(
             iou(found.humans[detection], truth.humans[target]),
             iou(found.objects[detection], truth.objects[target]),
         )
         yield detection, target, overlap
-        start = stop
 
 
 def _match_best(found: _Rows, truth: _Rows) -> np.ndarray:
@@ -371,11 +355,9 @@ def _match_best(found: _Rows, truth: _Rows) -> np.ndarray:
     """
     best = np.full(len(found.hois), -1, dtype=np.int64)
     for detection, target, overlap in _overlaps(found, truth):
-        rank = np.lexsort([target, -overlap, detection])
-        starts = np.flatnonzero(np.diff(detection[rank], prepend=-1))
-        rank = rank[starts]
-        rank = rank[overlap[rank] >= MIN_IOU]
-        best[detection[rank]] = target[rank]
+        rows = best_candidate(detection, target, overlap)
+        rows = rows[overlap[rows] >= MIN_IOU]
+        best[detection[rows]] = target[rows]
     correct = np.zeros(len(best), dtype=bool)
     matched = np.flatnonzero(best >= 0)
     correct[matched[np.unique(best[matched], return_index=True)[1]]] = True

@@ -9,10 +9,8 @@ Boxes are edges in pixels of the original image, 0-based; human and object count
 """
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -55,45 +53,55 @@ class ImagePrediction:
         """The number of triplets."""
         return len(self.scores)
 
-    def to_dict(self, vocabulary: Vocabulary) -> dict[str, Any]:
-        """One entry of the file's `images`; each box once, float32 values exactly."""
-        zeros = np.zeros(len(self), dtype=np.float32)
-        people = np.column_stack([self.human_boxes, zeros])
-        things = np.column_stack([self.object_boxes, self.object_labels])
-        rows = np.concatenate([people, things]).astype(np.float32)
-        unique, where = np.unique(rows, axis=0, return_inverse=True)
-        human, object_ = where.reshape(2, -1).tolist()
-        return {
-            "image_id": self.image_id,
-            "file_name": self.file_name,
-            "objects": [
-                {"box": [_short(x) for x in row[:4]], "label": vocabulary.objects[int(row[4])]}
-                for row in unique.tolist()
-            ],
-            "interactions": [
-                {"human": h, "object": o, "verb": vocabulary.verbs[v], "score": _short(s)}
-                for h, o, v, s in zip(
-                    human, object_, self.verbs.tolist(), self.scores.tolist(), strict=True
-                )
-            ],
-        }
-
 
 def write_predictions(
     path: str | Path, predictions: list[ImagePrediction], vocabulary: Vocabulary
 ) -> None:
     """Write all images' triplets to one JSON file, atomically.
 
+    Each image's boxes are stored once, and float32 values exactly.
+
     Raises:
         UserError: the file cannot be written.
+        ValueError: a box or score is not finite.
     """
     header = {"format": FORMAT, "version": VERSION, "vocabulary": vocabulary.to_dict()}
     with atomic_write(path, "w") as file:
         file.write(json.dumps(header)[:-1] + ', "images": [')
         for number, prediction in enumerate(predictions):
             file.write(",\n" if number else "\n")
-            file.write(json.dumps(prediction.to_dict(vocabulary)))
+            file.write(_entry_text(prediction, vocabulary))
         file.write("\n]}\n")
+
+
+def _entry_text(prediction: ImagePrediction, vocabulary: Vocabulary) -> str:
+    """One entry of `images` as JSON; by hand, as a file has millions of numbers."""
+    for name in ("human_boxes", "object_boxes", "scores"):
+        if not np.isfinite(getattr(prediction, name)).all():
+            raise ValueError(f"{name} of image {prediction.image_id} are not all finite")
+    people = [(*box, 0) for box in prediction.human_boxes.tolist()]
+    labels = prediction.object_labels.tolist()
+    things = [
+        (*box, label) for box, label in zip(prediction.object_boxes.tolist(), labels, strict=True)
+    ]
+    boxes: dict[tuple, int] = {}  # box and label -> index
+    human = [boxes.setdefault(row, len(boxes)) for row in people]
+    object_ = [boxes.setdefault(row, len(boxes)) for row in things]
+    names = [json.dumps(name) for name in vocabulary.objects]
+    verbs = [json.dumps(vocabulary.verbs[verb]) for verb in prediction.verbs.tolist()]
+    objects_text = ", ".join(
+        f'{{"box": [{x1:.9g}, {y1:.9g}, {x2:.9g}, {y2:.9g}], "label": {names[label]}}}'
+        for x1, y1, x2, y2, label in boxes
+    )
+    interactions_text = ", ".join(
+        f'{{"human": {h}, "object": {o}, "verb": {verb}, "score": {score:.9g}}}'
+        for h, o, verb, score in zip(human, object_, verbs, prediction.scores.tolist(), strict=True)
+    )
+    return (
+        f'{{"image_id": {json.dumps(prediction.image_id)}, '
+        f'"file_name": {json.dumps(prediction.file_name)}, '
+        f'"objects": [{objects_text}], "interactions": [{interactions_text}]}}'
+    )
 
 
 def read_predictions(path: str | Path, vocabulary: Vocabulary) -> list[ImagePrediction]:
@@ -153,8 +161,3 @@ def _prediction(entry: dict, objects: dict[str, int], verbs: dict[str, int]) -> 
         np.array([verbs[row["verb"]] for row in rows], dtype=np.int64),
         scores,
     )
-
-
-def _short(value: float) -> float:
-    """The shortest decimal that reads back as the same float32."""
-    return float(f"{value:.9g}") if math.isfinite(value) else value

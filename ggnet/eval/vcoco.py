@@ -29,7 +29,7 @@ from ggnet.data.annotations import read_json
 from ggnet.data.tables import vcoco_actions
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
-from ggnet.eval.boxes import iou
+from ggnet.eval.boxes import best_candidate, candidates, iou
 from ggnet.eval.predictions import ImagePrediction
 from ggnet.io import atomic_write
 
@@ -37,6 +37,13 @@ MIN_IOU = 0.5
 LEFT_OUT = "point_instr"  # of the mean over 24 roles
 AGENT = "agent"
 SCENARIOS = ("scenario 1", "scenario 2")
+_ROLES = {action.name: action.roles for action in vcoco_actions()}
+NAMES = {  # "action_agent" and "action_role" -> number
+    name: number
+    for number, name in enumerate(
+        f"{action}_{role}" for action, roles in _ROLES.items() for role in (AGENT, *roles)
+    )
+}
 
 
 @dataclass
@@ -159,24 +166,25 @@ def read_roles(path: str | Path) -> dict[str, list[Person]]:
 
 def detections(predictions: Iterable[ImagePrediction], vocabulary: Vocabulary) -> list[Detections]:
     """The triplets as V-COCO detections; a person's score for an action is its best triplet's."""
+    actions = sorted({name.rsplit("_", 1)[0] for name in vocabulary.verbs})
+    action_of = np.array([actions.index(name.rsplit("_", 1)[0]) for name in vocabulary.verbs])
     result = []
     for prediction in predictions:
-        names = [vocabulary.verbs[verb] for verb in prediction.verbs.tolist()]
         people = prediction.human_boxes.astype(np.float64)
-        best: dict[tuple, float] = {}
-        for box, name, score in zip(
-            people.tolist(), names, prediction.scores.tolist(), strict=True
-        ):
-            key = (*box, name.rsplit("_", 1)[0])
-            best[key] = max(best.get(key, 0.0), score)
-        agents = np.array([key[:4] for key in best], dtype=np.float64).reshape(-1, 4)
+        keys = np.column_stack([people, action_of[prediction.verbs]])
+        agents, where = np.unique(keys, axis=0, return_inverse=True)
+        best = np.zeros(len(agents))
+        np.maximum.at(best, where.reshape(-1), prediction.scores)
+        names = [vocabulary.verbs[verb] for verb in prediction.verbs.tolist()]
+        names += [f"{actions[action]}_{AGENT}" for action in agents[:, 4].astype(int).tolist()]
+        nothing = np.full((len(agents), 4), np.nan)
         result.append(
             Detections(
                 prediction.image_id,
-                np.concatenate([people, agents]),
-                names + [f"{key[4]}_{AGENT}" for key in best],
-                np.concatenate([prediction.object_boxes, np.full_like(agents, np.nan)]),
-                np.concatenate([prediction.scores, list(best.values())]),
+                np.concatenate([people, agents[:, :4]]),
+                names,
+                np.concatenate([prediction.object_boxes, nothing]),
+                np.concatenate([prediction.scores, best]),
             )
         )
     return result
@@ -186,10 +194,10 @@ def evaluate(found: Sequence[Detections], truth: dict[str, list[Person]]) -> Vco
     """Score detections against the persons of a split.
 
     Raises:
-        UserError: detections of an image that is not in `truth`, or two entries of the same image.
+        UserError: detections of an image that is not in `truth`, two entries of the same image, or
+            a name that is no action and role.
     """
     seen: set[str] = set()
-    columns = _Columns()
     for image in found:
         if image.image_id not in truth or image.image_id in seen:
             problem = "is there twice" if image.image_id in seen else "is not in the ground truth"
@@ -198,81 +206,93 @@ def evaluate(found: Sequence[Detections], truth: dict[str, list[Person]]) -> Vco
                 "the split. Are these predictions of another split?"
             )
         seen.add(image.image_id)
-        columns.add(image, truth[image.image_id])
+        if unknown := set(image.names) - NAMES.keys():
+            raise UserError(
+                f"image {image.image_id}: '{min(unknown)}' is no action and role of V-COCO"
+            )
     actions = vcoco_actions()
     people = [person for persons in truth.values() for person in persons]
     positives = {a.name: sum(a.name in person.actions for person in people) for a in actions}
+    correct = _match(found, truth)
     role_ap: dict[str, dict[str, float]] = {scenario: {} for scenario in SCENARIOS}
     agent_ap, curves = {}, {}
     for action in actions:
         count = positives[action.name]
-        agent_ap[action.name] = _average_precision(
-            columns.correct(f"{action.name}_{AGENT}", SCENARIOS[1]), count
-        )
+        rows = correct[f"{action.name}_{AGENT}"]
+        agent_ap[action.name] = _average_precision(rows[SCENARIOS[0]], count)
         for role in action.roles:
             name = f"{action.name}_{role}"
             for scenario in SCENARIOS:
-                correct = columns.correct(name, scenario)
-                role_ap[scenario][name] = _average_precision(correct, count)
-                if scenario == SCENARIOS[0]:
-                    hits = np.cumsum(correct)
-                    curves[name] = hits / np.arange(1, len(hits) + 1), hits / max(count, 1)
+                role_ap[scenario][name] = _average_precision(correct[name][scenario], count)
+            hits = np.cumsum(correct[name][SCENARIOS[0]])
+            curves[name] = hits / np.arange(1, len(hits) + 1), hits / max(count, 1)
     return VcocoResult(role_ap, agent_ap, positives, curves)
 
 
-class _Columns:
-    """All images' detections by name, each with its person and whether the rules hold."""
+def _match(
+    found: Sequence[Detections], truth: dict[str, list[Person]]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Name -> scenario -> (n,) bool: whether each detection is correct, by falling score.
 
-    def __init__(self):
-        # name -> rows (score, image id, boxes, person or None, fits in scenario 1, in scenario 2)
-        self.rows: dict[str, list[tuple]] = {}
+    Detections that go to a person without labels are left out.
+    """
+    order = {image_id: rank for rank, image_id in enumerate(sorted(truth))}
+    owners = np.array([order[i] for i in order for _ in truth[i]], dtype=np.int64)  # sorted
+    people = [person for image_id in order for person in truth[image_id]]
+    boxes = np.array([person.box for person in people], dtype=np.float64).reshape(-1, 4)
+    labelled = np.array([person.labelled for person in people], dtype=bool)
+    does = np.zeros((len(people), len(NAMES)), dtype=bool)
+    targets = np.full((len(people), len(NAMES), 4), np.nan)
+    for number, person in enumerate(people):
+        for action, roles in person.actions.items():
+            for role, box in {AGENT: None, **dict.fromkeys(_ROLES[action]), **roles}.items():
+                does[number, NAMES[f"{action}_{role}"]] = True
+                if box is not None:
+                    targets[number, NAMES[f"{action}_{role}"]] = box
 
-    def add(self, image: Detections, people: list[Person]) -> None:
-        count, crowd = len(image.names), len(people)
-        nearest, close = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool)
-        if crowd and count:
-            boxes = np.stack([person.box for person in people])
-            overlap = iou(np.repeat(image.person_boxes, crowd, 0), np.tile(boxes, (count, 1)))
-            overlap = overlap.reshape(count, crowd)
-            nearest = overlap.argmax(axis=1)
-            close = overlap.max(axis=1) >= MIN_IOU
-        for row, name in enumerate(image.names):
-            fits = (False, False)
-            if crowd:
-                person = people[nearest[row]]
-                if not person.labelled:
-                    continue
-                action, _, role = name.rpartition("_")
-                if close[row] and action in person.actions:
-                    fits = _role_fits(role, person.actions[action], image.object_boxes[row])
-            ties = (image.image_id, *image.person_boxes[row], *image.object_boxes[row])
-            entry = (-float(image.scores[row]), ties, int(nearest[row]), *fits)
-            self.rows.setdefault(name, []).append(entry)
+    images = np.repeat(
+        np.array([order[image.image_id] for image in found], dtype=np.int64),
+        np.array([len(image.names) for image in found], dtype=np.int64),
+    )
+    names = np.array([NAMES[name] for image in found for name in image.names], dtype=np.int64)
+    humans, objects = (
+        np.concatenate([np.zeros((0, 4)), *(getattr(image, kind) for image in found)])
+        for kind in ("person_boxes", "object_boxes")
+    )
+    scores = np.concatenate([np.zeros(0), *(image.scores for image in found)])
 
-    def correct(self, name: str, scenario: str) -> np.ndarray:
-        """(n,) bool by falling score; a person's second detection is a false positive."""
-        column = 3 + SCENARIOS.index(scenario)
-        covered, result = set(), []
-        for entry in sorted(self.rows.get(name, []), key=lambda row: (row[0], str(row[1]))):
-            person = entry[1][0], entry[2]
-            result.append(entry[column] and person not in covered)
-            if entry[column]:
-                covered.add(person)
-        return np.array(result, dtype=bool)
+    nearest, close = np.full(len(names), -1, dtype=np.int64), np.zeros(len(names), dtype=bool)
+    for detection, person in candidates(images, owners):
+        overlap = iou(humans[detection], boxes[person])
+        rows = best_candidate(detection, person, overlap)
+        nearest[detection[rows]] = person[rows]
+        close[detection[rows]] = overlap[rows] >= MIN_IOU
+    counted = np.flatnonzero((nearest < 0) | np.append(labelled, True)[nearest])
+    ties = (images, *humans.T, *np.nan_to_num(objects, nan=-1.0).T)
+    keys = [column[counted] for column in (names, -scores, *ties)]
+    counted = counted[np.lexsort(keys[::-1])]
 
-
-def _role_fits(
-    role: str, roles: dict[str, np.ndarray | None], box: np.ndarray
-) -> tuple[bool, bool]:
-    """Whether the predicted object is right in Scenario 1 and 2, given the person and action."""
-    if role == AGENT:
-        return True, True
-    target = roles.get(role)
-    empty = bool(np.isnan(box).all())
-    if target is None:
-        return empty, True
-    right = not empty and bool(iou(target[None], box[None])[0] >= MIN_IOU)
-    return right, right
+    images, names, nearest, objects = (x[counted] for x in (images, names, nearest, objects))
+    acts = close[counted]
+    acts[acts] = does[nearest[acts], names[acts]]
+    target = np.full((len(counted), 4), np.nan)
+    target[acts] = targets[nearest[acts], names[acts]]
+    empty, no_target = np.isnan(objects).all(axis=1), np.isnan(target).all(axis=1)
+    overlaps = iou(np.nan_to_num(target), np.nan_to_num(objects)) >= MIN_IOU
+    fits = {
+        SCENARIOS[0]: acts & np.where(no_target, empty, overlaps),
+        SCENARIOS[1]: acts & (no_target | overlaps),
+    }
+    bounds = np.searchsorted(names, np.arange(len(NAMES) + 1))
+    result: dict[str, dict[str, np.ndarray]] = {name: {} for name in NAMES}
+    for scenario, right in fits.items():
+        hits = np.flatnonzero(right)
+        person_and_name = nearest[hits] * len(NAMES) + names[hits]
+        correct = np.zeros(len(names), dtype=bool)
+        correct[hits[np.unique(person_and_name, return_index=True)[1]]] = True
+        for name, number in NAMES.items():
+            result[name][scenario] = correct[bounds[number] : bounds[number + 1]]
+    return result
 
 
 def _average_precision(correct: np.ndarray, positives: int) -> float:
