@@ -100,7 +100,7 @@ def _place_group(scene: Scene, kind: str, actions: Sequence[Action], rng) -> boo
         return _place_same_object(scene, actions, rng)
     if kind == SAME_PERSON:
         return _place_same_person(scene, actions, rng)
-    shrink = 0.8 if kind == CROSSING else 1.0
+    shrink = 0.84 if kind == CROSSING else 1.0
     middle = None
     for action in actions:
         point = _place_pair(scene, action, middle, shrink, rng)
@@ -222,7 +222,8 @@ def _directions(elevations: np.ndarray, rng, side: float | None = None) -> np.nd
 def _steps(action: Action, rng, side: float | None = None) -> np.ndarray:
     """(n, 2) from a person's center to the object's, as the verbs' common layout has it."""
     elevation, distance = LAYOUT[action.verbs[0]]
-    elevations = np.clip(elevation + 14 * rng.standard_normal(_CANDIDATES), -65, 65)
+    # steeper than 50 degrees, an arm held out would look like an arm raised
+    elevations = np.clip(elevation + 14 * rng.standard_normal(_CANDIDATES), -60, 50)
     distances = distance * rng.uniform(0.8, 1.2, _CANDIDATES)
     size = sum(objects.SIZES[action.object]) / 2  # large objects do not fit as near
     return (distances + (size - 18) / 2)[:, None] * _directions(elevations, rng, side)

@@ -56,9 +56,9 @@ OBJECT_VERBS = {
     "bicycle": ("push", "lift", "step over", "carry", "stop", "dodge", "inspect"),
     "umbrella": ("carry", "show", "inspect", "lift", "catch", "dodge", "throw"),
     "dog": ("stop", "catch", "jump over", "dodge", "lift", "push", "show", "inspect"),
-    "book": ("show", "inspect", "throw", "catch", "carry", "step over", "lift"),
-    "laptop": ("inspect", "show", "lift", "push", "carry", "throw", "catch"),
-    "cup": ("step over", "carry", "throw", "kick", "lift", "show", "catch"),
+    "book": ("show", "inspect", "catch", "dodge", "throw", "lift", "carry", "step over"),
+    "laptop": ("inspect", "show", "lift", "push", "catch", "dodge", "carry"),
+    "cup": ("step over", "carry", "throw", "kick", "catch", "stop", "lift", "show"),
     "suitcase": ("jump over", "dodge", "push", "lift", "kick", "carry", "stop", "inspect"),
 }
 OBJECTS = tuple(OBJECT_VERBS)
