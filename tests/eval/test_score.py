@@ -1,0 +1,143 @@
+"""A prediction file, whoever made it, is scored against a converted dataset without its images."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ggnet.data.convert import convert
+from ggnet.data.tables import vcoco_actions
+from ggnet.errors import UserError
+from ggnet.eval.foreign import write_ppdm, write_vcoco_pickle
+from ggnet.eval.hico import HicoResult
+from ggnet.eval.predictions import ImagePrediction, write_predictions
+from ggnet.eval.score import score_file
+from ggnet.eval.vcoco import VcocoResult, detections
+from ggnet.viz.precision_recall import plot_precision_recall
+
+
+def ground_truth(dataset):
+    return [
+        ImagePrediction(
+            record.image_id,
+            record.file_name,
+            record.boxes[record.pairs[:, 0]],
+            record.boxes[record.pairs[:, 1]],
+            record.labels[record.pairs[:, 1]],
+            record.pairs[:, 2],
+            np.linspace(0.9, 0.1, len(record.pairs), dtype=np.float32),
+        )
+        for record in dataset.load("test", look_for_images=False)
+    ]
+
+
+@pytest.fixture
+def hico(tmp_path):
+    """Two images: someone rides and holds a bicycle, someone pets a dog."""
+    entries = [
+        {
+            "file_name": "HICO_test2015_00000001.jpg",
+            "annotations": [
+                {"bbox": [1, 1, 20, 30], "category_id": 1},
+                {"bbox": [11, 11, 40, 40], "category_id": 2},
+            ],
+            "hoi_annotation": [
+                {"subject_id": 0, "object_id": 1, "category_id": verb} for verb in (77, 37)
+            ],
+        },
+        {
+            "file_name": "HICO_test2015_00000002.jpg",
+            "annotations": [
+                {"bbox": [1, 1, 20, 30], "category_id": 1},
+                {"bbox": [31, 11, 60, 40], "category_id": 18},
+            ],
+            "hoi_annotation": [{"subject_id": 0, "object_id": 1, "category_id": 66}],
+        },
+    ]
+    (tmp_path / "test_hico.json").write_text(json.dumps(entries))
+    return convert("hico-ppdm", tmp_path / "hico", test=tmp_path / "test_hico.json")
+
+
+def test_hico_from_both_json_dialects(hico, tmp_path):
+    predictions = ground_truth(hico)
+    write_predictions(tmp_path / "own.json", predictions, hico.vocabulary)
+    write_ppdm(tmp_path / "ppdm.json", predictions, hico.vocabulary)
+    for name in ("own.json", "ppdm.json"):
+        result = score_file(tmp_path / name, hico)
+        assert isinstance(result, HicoResult)
+        assert result.mean_ap() == pytest.approx(100)
+        assert result.ground_truth.sum() == 3
+        assert set(result.groups) == {"full", "rare", "non-rare"}
+
+
+def test_a_pickle_needs_roles(hico, tmp_path):
+    with pytest.raises(UserError, match="has no roles to score it with"):
+        score_file(tmp_path / "detections.pkl", hico)
+    with pytest.raises(UserError, match=r"cannot read .*none\.json"):
+        score_file(tmp_path / "none.json", hico)
+
+
+@pytest.fixture
+def vcoco(tmp_path):
+    """One image of the official format: the first of two persons holds a cup and stands."""
+    rows = []
+    for action in vcoco_actions():
+        labels = [int(action.name in ("hold", "stand")), 0]
+        objects = [[300, 0] if action.name == "hold" else [0, 0] for _ in action.roles]
+        rows.append(
+            {
+                "action_name": action.name,
+                "role_name": ["agent", *action.roles],
+                "image_id": [7, 7],
+                "ann_id": [100, 200],
+                "label": labels,
+                "role_object_id": [100, 200, *(id_ for column in objects for id_ in column)],
+            }
+        )
+    boxes = {100: (1, [0, 0, 20, 40]), 200: (1, [50, 0, 20, 40]), 300: (47, [20, 20, 10, 10])}
+    coco = {
+        "images": [
+            {"id": 7, "file_name": "COCO_val2014_000000000007.jpg", "width": 99, "height": 99}
+        ],
+        "annotations": [
+            {"id": id_, "image_id": 7, "category_id": category, "bbox": box, "area": 100.0}
+            for id_, (category, box) in boxes.items()
+        ],
+    }
+    (tmp_path / "vcoco_test.json").write_text(json.dumps(rows))
+    (tmp_path / "instances.json").write_text(json.dumps(coco))
+    file = tmp_path / "vcoco_test.json"
+    return convert(
+        "vcoco-official",
+        tmp_path / "vcoco",
+        train=file,
+        test=file,
+        coco=[tmp_path / "instances.json"],
+    )
+
+
+def test_vcoco_from_json_and_pickle(vcoco, tmp_path):
+    predictions = ground_truth(vcoco)
+    write_predictions(tmp_path / "own.json", predictions, vcoco.vocabulary)
+    found = detections(predictions, vcoco.vocabulary)
+    write_vcoco_pickle(tmp_path / "detections.pkl", found)
+    for name in ("own.json", "detections.pkl"):
+        result = score_file(tmp_path / name, vcoco)
+        assert isinstance(result, VcocoResult)
+        assert result.mean_role_ap() == 100
+        assert result.positives["hold"] == result.positives["stand"] == 1
+        assert result.agent_ap["hold"] == 100
+        assert result.agent_ap["stand"] == 0  # nothing but pairs was predicted
+
+
+def test_precision_recall_picture(hico, tmp_path):
+    predictions = ground_truth(hico)
+    write_predictions(tmp_path / "own.json", predictions, hico.vocabulary)
+    result = score_file(tmp_path / "own.json", hico)
+    seen = np.flatnonzero(result.ground_truth)
+    curves = {hico.vocabulary.hoi_name(hoi): result.curves[hoi] for hoi in seen}
+    plot_precision_recall(curves, tmp_path / "pr.png")
+    assert Image.open(tmp_path / "pr.png").size[0] > 500
+    with pytest.raises(ValueError, match="curves is empty"):
+        plot_precision_recall({}, tmp_path / "none.png")
