@@ -8,7 +8,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ggnet import __version__
@@ -79,17 +80,81 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_overrides(train)
 
-    evaluate = _command(commands, "eval", _eval, "metrics of a checkpoint on its test split")
-    evaluate.add_argument("checkpoint", metavar="RUN|CHECKPOINT")
-    evaluate.add_argument(
-        "--predictions", metavar="FILE", help="score this prediction file instead of predicting"
+    evaluate = _command(
+        commands,
+        "eval",
+        _eval,
+        "metrics of a checkpoint, or of a prediction file, on the test split",
     )
-    evaluate.add_argument("--out", help="folder of the results (default: the run folder)")
+    evaluate.add_argument(
+        "checkpoint", metavar="RUN|CHECKPOINT", nargs="?", help="not needed with --predictions"
+    )
+    evaluate.add_argument(
+        "--predictions",
+        metavar="FILE",
+        help="score this file (ours, PPDM's JSON or a V-COCO pickle) for the dataset data.root",
+    )
+    evaluate.add_argument(
+        "--out", help="folder of the results (default: the run's; with --predictions: none)"
+    )
     _add_overrides(evaluate)
 
-    env = _command(commands, "env", _env, "what is installed, compiled and usable, and why not")
-    env.set_defaults(overrides=None)
+    predict = _command(commands, "predict", _predict, "pictures and JSON for images of your own")
+    predict.add_argument("sources", metavar="IMAGE|FOLDER", nargs="+")
+    predict.add_argument("--checkpoint", required=True, metavar="RUN|CHECKPOINT")
+    predict.add_argument("--out", default="runs/predict", help="folder (default: %(default)s)")
+    predict.add_argument("--threshold", type=float, default=0.2, help="lowest score drawn")
+    predict.add_argument("--top", type=int, default=10, help="most triplets drawn in a picture")
+    predict.add_argument(
+        "--actpoints", action="store_true", help="also draw where the best triplet's gaze lay"
+    )
+    predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+    _add_data_commands(commands)
+
+    _command(commands, "env", _env, "what is installed, compiled and usable, and why not")
     return parser
+
+
+def _add_data_commands(commands) -> None:
+    data = commands.add_parser("data", help="make, check, import and describe datasets")
+    commands = data.add_subparsers(metavar="COMMAND", required=True)
+
+    generate = _command(commands, "generate", _data_generate, "make the bundled dataset")
+    generate.add_argument("root", nargs="?", default="data/scenes", help="default: %(default)s")
+    generate.add_argument("--train", type=int, default=2000, help="images (default: %(default)s)")
+    generate.add_argument("--test", type=int, default=500, help="images (default: %(default)s)")
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument(
+        "--size", type=int, default=128, help="side in pixels (default: %(default)s)"
+    )
+
+    verify = _command(
+        commands, "verify", _data_verify, "find broken records and images (exit status 1 if any)"
+    )
+    verify.add_argument("root", help="dataset folder")
+    verify.add_argument("--no-images", action="store_true", help="do not decode the images")
+
+    convert = _command(commands, "convert", _data_convert, "import a published annotation format")
+    convert.add_argument(
+        "source",
+        help="hico-json, hico-mat, hico-ppdm, vcoco-json, vcoco-official or vcoco-ppdm",
+    )
+    convert.add_argument("output", help="dataset folder to write")
+    for split in ("train", "test"):
+        convert.add_argument(f"--{split}", metavar="FILE", help=f"annotations for {split}ing")
+        convert.add_argument(
+            f"--{split}-images", metavar="FOLDER", help=f"default: OUTPUT/images/{split}"
+        )
+    convert.add_argument("--labels", metavar="FILE", help="hico-mat: anno.mat, for Known-Object")
+    convert.add_argument(
+        "--coco", metavar="FILE", nargs="+", default=(), help="vcoco-official: instances_*2014.json"
+    )
+
+    stats = _command(commands, "stats", _data_stats, "how often objects, verbs and HOIs occur")
+    stats.add_argument("root", help="dataset folder")
+    stats.add_argument("--split", default="train", help="default: %(default)s")
+    stats.add_argument("--out", metavar="PNG", help="also plot the frequencies")
 
 
 def _command(
@@ -155,13 +220,116 @@ def _train(args: argparse.Namespace) -> int | None:
 
 
 def _eval(args: argparse.Namespace) -> None:
+    if args.checkpoint and OVERRIDE.fullmatch(args.checkpoint):
+        args.overrides.insert(0, args.checkpoint)
+        args.checkpoint = None
+    if bool(args.checkpoint) == bool(args.predictions):
+        raise UserError("give either a run folder or checkpoint, or --predictions FILE")
+    out = Path(args.out) if args.out else None
+
     from rich.console import Console
 
-    from ggnet.engine.evaluation import evaluate_checkpoint
+    from ggnet.config import load_config
 
-    predictions = Path(args.predictions) if args.predictions else None
-    out = Path(args.out) if args.out else None
-    evaluate_checkpoint(args.checkpoint, args.overrides, predictions, out, Console())
+    console = Console()
+    if args.checkpoint:
+        from ggnet.engine.evaluation import evaluate_checkpoint
+
+        evaluate_checkpoint(args.checkpoint, args.overrides, out, console)
+        return
+
+    from ggnet.data.annotations import load_dataset
+    from ggnet.eval.score import score_file
+
+    config = load_config(None, args.overrides)
+    dataset = load_dataset(config.data.root)
+    threshold = config.eval.rare_threshold
+    result = score_file(args.predictions, dataset, rare_threshold=threshold)
+    console.print(result.table())
+    if out:
+        result.to_json(out / "metrics.json")
+        result.to_csv(out / "ap_per_class.csv")
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from ggnet.engine.predict import predict
+
+    return predict(
+        args.sources,
+        args.checkpoint,
+        args.out,
+        threshold=args.threshold,
+        top=args.top,
+        actpoints=args.actpoints,
+        device=args.device,
+    )
+
+
+def _data_generate(args: argparse.Namespace) -> None:
+    from ggnet.data.scenes import generate
+
+    counts = {"train": args.train, "test": args.test}
+    with _progress("generating") as progress:
+        generate(args.root, **counts, seed=args.seed, size=args.size, progress=progress)
+    print(f"{args.train} training and {args.test} test images in {args.root}")
+
+
+def _data_verify(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ggnet.data.tools import verify_dataset
+
+    with _progress("reading images") as progress:
+        result = verify_dataset(args.root, read_images=not args.no_images, progress=progress)
+    console = Console()
+    console.print(result.table())
+    console.print(result.problems.table())
+    return 0 if result.ok else 1
+
+
+def _data_convert(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ggnet.data.convert import convert
+    from ggnet.data.problems import Problems
+
+    problems = Problems()
+    dataset = convert(
+        args.source,
+        args.output,
+        train=args.train,
+        test=args.test,
+        train_images=args.train_images,
+        test_images=args.test_images,
+        labels=args.labels,
+        coco=args.coco,
+        problems=problems,
+    )
+    console = Console()
+    if len(problems):
+        console.print(problems.table())
+    splits = ", ".join(dataset.splits)
+    console.print(f"{dataset.vocabulary.name} ({splits}) in {args.output}", highlight=False)
+
+
+def _data_stats(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ggnet.data.annotations import load_dataset
+    from ggnet.data.tools import dataset_statistics
+
+    dataset = load_dataset(args.root)
+    records = dataset.load(args.split, look_for_images=False)
+    statistics = dataset_statistics(records, dataset.vocabulary)
+    console = Console()
+    console.print(statistics.table())
+    for kind in ("objects", "verbs", "hois"):
+        console.print(statistics.frequency_table(kind))
+    if args.out:
+        from ggnet.viz.frequencies import plot_frequencies
+
+        plot_frequencies(statistics, args.out)
+        console.print(f"plotted to {args.out}", highlight=False)
 
 
 def _env(args: argparse.Namespace) -> int:
@@ -170,6 +338,17 @@ def _env(args: argparse.Namespace) -> int:
     from ggnet.environment import report
 
     return 0 if report(Console()) else USER_ERROR
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, to be called with (done, in all); elsewhere nothing."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(transient=True, disable=not Console().is_terminal) as bar:
+        task = bar.add_task(text)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _is_main() -> bool:

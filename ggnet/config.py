@@ -122,6 +122,15 @@ class EvalConfig(_Section):
     rare_threshold: int = Field(10, ge=1, description="HOIs with fewer training instances are rare")
 
 
+class ScenesConfig(_Section):
+    """The bundled dataset that `ggnet demo` generates."""
+
+    train: int = Field(2000, ge=1, description="training images")
+    test: int = Field(500, ge=1, description="test images")
+    size: int = Field(128, ge=96, description="side of the square images in pixels")
+    seed: int = Field(0, ge=0)
+
+
 class Config(_Section):
     """The whole configuration."""
 
@@ -130,6 +139,7 @@ class Config(_Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    scenes: ScenesConfig = ScenesConfig()
 
     @model_validator(mode="after")
     def _input_fits_backbone(self) -> "Config":

@@ -1,8 +1,10 @@
 """Running a network over a split and scoring what it finds."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 
@@ -20,10 +22,14 @@ from ggnet.engine.distributed import Worker, join_workers
 from ggnet.engine.inference import Predictor
 from ggnet.engine.signals import Interrupted, StopRequest
 from ggnet.errors import UserError
-from ggnet.eval.hico import HicoResult, evaluate
-from ggnet.eval.predictions import ImagePrediction, read_predictions, write_predictions
+from ggnet.eval import hico, vcoco
+from ggnet.eval.errors import error_breakdown
+from ggnet.eval.predictions import ImagePrediction, write_predictions
 
-PREDICTIONS, METRICS, CLASSES = "predictions.json", "metrics.json", "ap_per_hoi.csv"
+RESULTS = "results.csv"
+PREDICTIONS, METRICS, CLASSES = "predictions.json", "metrics.json", "ap_per_class.csv"
+
+Result = hico.HicoResult | vcoco.VcocoResult
 
 
 def predict_split(
@@ -64,10 +70,16 @@ def score(
     train_records: list[ImageRecord],
     dataset: Dataset,
     config: Config,
-) -> HicoResult:
-    """HICO metrics; rare HOIs: those that the dataset lists, else those with few training pairs."""
+) -> Result:
+    """V-COCO's metric where the test split has its roles, else HICO's.
+
+    Rare are the HOIs that the dataset lists, else those with few training pairs.
+    """
+    if roles := dataset.splits["test"].roles:
+        found = vcoco.detections(predictions, dataset.vocabulary)
+        return vcoco.evaluate(found, vcoco.read_roles(roles))
     counts = hoi_counts(train_records, dataset.vocabulary) if dataset.rare is None else None
-    return evaluate(
+    return hico.evaluate(
         predictions,
         records,
         dataset.vocabulary,
@@ -77,13 +89,37 @@ def score(
     )
 
 
+def figures(result: Result) -> dict[str, float]:
+    """The means that results.csv lists; the first one decides which checkpoint is the best."""
+    if isinstance(result, vcoco.VcocoResult):
+        values = [("mAP", result.mean_role_ap()), ("mAP_s2", result.mean_role_ap("scenario 2"))]
+    else:
+        values = [("mAP", result.mean_ap())]
+        values += [
+            (f"mAP_{group.replace('-', '_')}", result.mean_ap(group=group))
+            for group in result.groups
+            if group != "full"
+        ]
+        values += [("mAP_known_object", result.mean_ap("known-object"))]
+    return {name: value for name, value in values if not math.isnan(value)}
+
+
 def write_results(
-    folder: Path, result: HicoResult, predictions: list[ImagePrediction], vocabulary: Vocabulary
+    folder: Path, result: Result, predictions: list[ImagePrediction], vocabulary: Vocabulary
 ) -> None:
-    """Predictions, metrics and the table of HOIs into a run folder."""
+    """Predictions, metrics and the table of classes into a run folder."""
     write_predictions(folder / PREDICTIONS, predictions, vocabulary)
     result.to_json(folder / METRICS)
     result.to_csv(folder / CLASSES)
+
+
+def write_plots(folder: Path, result: Result | None, train_counts: np.ndarray) -> None:
+    """Curves of a run, and what HICO's metric shows of each HOI, as PNG into its folder."""
+    from ggnet.viz.curves import plot_curves, plot_hoi_ap  # matplotlib is slow to import
+
+    plot_curves(folder / RESULTS, folder / "curves.png")
+    if isinstance(result, hico.HicoResult):
+        plot_hoi_ap(result, train_counts, folder / "ap_per_hoi.png")
 
 
 def check_vocabulary(dataset: Dataset, vocabulary: Vocabulary, checkpoint: Path) -> None:
@@ -111,24 +147,22 @@ def check_vocabulary(dataset: Dataset, vocabulary: Vocabulary, checkpoint: Path)
 def evaluate_checkpoint(
     source: str | Path,
     overrides: list[str],
-    predictions: Path | None = None,
     out: Path | None = None,
     console: Console | None = None,
-) -> HicoResult | None:
+) -> Result | None:
     """`ggnet eval`: metrics of a checkpoint on the test split, shown and written to files.
 
     Args:
         source: run folder or checkpoint.
         overrides: changes of data, eval and train.device; the network's keys must stay.
-        predictions: a file to score instead of predicting.
-        out: where predictions.json, metrics.json and ap_per_hoi.csv go; None: beside the
+        out: where predictions.json, metrics.json and ap_per_class.csv go; None: beside the
             checkpoint.
 
     Returns:
         The metrics on the main process, else None.
 
     Raises:
-        UserError: a broken checkpoint, dataset or prediction file, or keys that may not change.
+        UserError: a broken checkpoint or dataset, or keys that may not change.
     """
     console = console or Console()
     path = find_checkpoint(source)
@@ -136,23 +170,21 @@ def evaluate_checkpoint(
     saved = saved_config(state, path)
     config = override(saved, overrides)
     check_same_config(saved, config, path, {"data", "eval", "train"})
-    vocabulary = Vocabulary.from_dict(state["vocabulary"])
     dataset = load_dataset(config.data.root)
-    check_vocabulary(dataset, vocabulary, path)
-    records, train_records = dataset.load("test"), dataset.load("train")
+    check_vocabulary(dataset, Vocabulary.from_dict(state["vocabulary"]), path)
+    records, train_records = dataset.load("test"), dataset.load("train", look_for_images=False)
     with join_workers(config.train.device) as worker:
-        if predictions is not None:
-            found = read_predictions(predictions, vocabulary)
-        else:
-            predictor = Predictor.from_checkpoint(path, worker.device)
-            predictor.config = config
-            found = predict_split(predictor, records, worker, console)
+        predictor = Predictor.from_checkpoint(path, worker.device)
+        predictor.config = config
+        predictions = predict_split(predictor, records, worker, console)
         if not worker.is_main:
             return None
-    result = score(found, records, train_records, dataset, config)
+    result = score(predictions, records, train_records, dataset, config)
     folder = out or path.parent
-    write_results(folder, result, found, vocabulary)
-    console.print(result.class_table())
+    write_results(folder, result, predictions, dataset.vocabulary)
+    if isinstance(result, hico.HicoResult):
+        console.print(result.class_table())
+        console.print(error_breakdown(predictions, records, dataset.vocabulary).table())
     console.print(result.table())
     console.print(f"Results in {folder}", soft_wrap=True, highlight=False)
     return result

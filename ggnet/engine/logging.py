@@ -74,11 +74,12 @@ class ResultsLog:
                     row for row in csv.DictReader(file) if int(row["epoch"]) <= first_epoch
                 ]
 
-    def add(self, row: dict[str, float | int | None]) -> None:
-        """Append an epoch's figures; None leaves a cell empty."""
-        self._rows.append({key: _cell(value) for key, value in row.items()})
+    def add(self, row: dict[str, float]) -> None:
+        """Append an epoch's figures; those that only some epochs have are empty cells elsewhere."""
+        self._rows.append({name: _cell(value) for name, value in row.items()})
+        names = dict.fromkeys(name for row in sorted(self._rows, key=len)[::-1] for name in row)
         with atomic_write(self.path, "w") as file:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n", restval="")
+            writer = csv.DictWriter(file, list(names), lineterminator="\n", restval="")
             writer.writeheader()
             writer.writerows(self._rows)
 
@@ -91,11 +92,10 @@ class TensorBoard:
 
         self._writer = SummaryWriter(str(folder), purge_step=step or None)
 
-    def add(self, values: dict[str, float | int | None], step: int) -> None:
-        """Write the values that are there."""
+    def add(self, values: dict[str, float], step: int) -> None:
+        """Write one point of each curve."""
         for name, value in values.items():
-            if value is not None:
-                self._writer.add_scalar(name, value, step)
+            self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush to disk."""
@@ -112,5 +112,5 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _cell(value: float | int | None) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+def _cell(value: float) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ggnet.config import Config
-from ggnet.data.annotations import load_dataset
+from ggnet.data.annotations import hoi_counts, load_dataset
 from ggnet.data.batch import Batch
 from ggnet.data.dataset import make_loader
 from ggnet.data.vocabulary import Vocabulary
@@ -38,18 +38,26 @@ from ggnet.engine.checkpoint import (
     set_rng_state,
 )
 from ggnet.engine.distributed import Worker, join_workers
-from ggnet.engine.evaluation import check_vocabulary, predict_split, score, write_results
+from ggnet.engine.evaluation import (
+    RESULTS,
+    Result,
+    check_vocabulary,
+    figures,
+    predict_split,
+    score,
+    write_plots,
+    write_results,
+)
 from ggnet.engine.inference import Predictor
 from ggnet.engine.logging import ResultsLog, TensorBoard, TrainingDisplay
 from ggnet.engine.optim import WeightAverage, build_optimizer, set_lr
 from ggnet.engine.signals import Interrupted, StopRequest
 from ggnet.errors import UserError
-from ggnet.eval.hico import HicoResult
 from ggnet.io import atomic_write
 from ggnet.models import build_model
 from ggnet.nn import GGNetLoss
 
-CONFIG, RESULTS, TENSORBOARD = "config.yaml", "results.csv", "tensorboard"
+CONFIG, TENSORBOARD = "config.yaml", "tensorboard"
 # On a GPU the host reads a step's flags this many steps later, when the device has long computed
 # them: reading never waits. All processes read the same flags at the same step.
 FLAG_LAG = 2
@@ -95,7 +103,7 @@ def train(
     *,
     resume: dict[str, Any] | None = None,
     console: Console | None = None,
-) -> HicoResult | None:
+) -> Result | None:
     """Train in the run folder `run`, then evaluate on the test split if there is one.
 
     Args:
@@ -195,7 +203,7 @@ class Trainer:
         self.position = position
         set_rng_state(state["rng"])
 
-    def fit(self) -> HicoResult | None:
+    def fit(self) -> Result | None:
         """Run to the last epoch and evaluate; see `train`."""
         position, config, worker = self.position, self.config.train, self.worker
         resumed = self.global_step > 0
@@ -221,6 +229,8 @@ class Trainer:
         finally:
             if board:
                 board.close()
+        if worker.is_main:
+            write_plots(self.run, result, hoi_counts(self.records, self.vocabulary))
         return result
 
     # -- an epoch ---------------------------------------------------------------------------------
@@ -337,7 +347,7 @@ class Trainer:
 
     def _finish_epoch(
         self, stop: StopRequest, log: ResultsLog, board: TensorBoard | None
-    ) -> HicoResult | None:
+    ) -> Result | None:
         """Evaluate if it is time, log the epoch, save."""
         position, config, worker = self.position, self.config.train, self.worker
         epoch = position.epoch + 1
@@ -347,16 +357,14 @@ class Trainer:
         if due and self.test_records is not None:
             self._save()
             result = self._evaluate(stop, final)
+        metrics = figures(result) if result is not None else {}
         sums = worker.sum_(self._sums) / (position.step * worker.world_size)
         row = {
             "epoch": epoch,
             "step": self.global_step,
             "lr": self.optimizer.param_groups[0]["lr"],
             **dict(zip(self._names, sums.tolist(), strict=True)),
-            "mAP": result and result.mean_ap(),
-            "mAP_rare": result and _group_ap(result, "rare"),
-            "mAP_non_rare": result and _group_ap(result, "non-rare"),
-            "mAP_known_object": result and result.mean_ap("known-object"),
+            **metrics,
             "images_per_second": position.images / max(position.seconds, 1e-9),
             "data_wait": position.waited / max(position.seconds, 1e-9),
             "seconds": position.seconds,
@@ -364,18 +372,18 @@ class Trainer:
         if worker.is_main:
             log.add(row)
         if board:
-            board.add({name: row[name] for name in row if name.startswith("mAP")}, self.global_step)
-        improved = result is not None and row["mAP"] > position.best
+            board.add(metrics, self.global_step)
+        improved = metrics.get("mAP", -1.0) > position.best
         position.epoch, position.step = epoch, 0
         position.sums, position.seconds, position.waited, position.images = {}, 0.0, 0.0, 0
         self._sums = None
         if improved:
-            position.best = row["mAP"]
+            position.best = metrics["mAP"]
             self._save(BEST)
         self._save()
         return result
 
-    def _evaluate(self, stop: StopRequest, final: bool) -> HicoResult | None:
+    def _evaluate(self, stop: StopRequest, final: bool) -> Result | None:
         """Metrics on the main process, None on the others."""
         model = self.average.module if self.average else self.model
         self.worker.synchronize_(model)
@@ -387,8 +395,8 @@ class Trainer:
         if final:
             write_results(self.run, result, predictions, self.vocabulary)
         else:
-            line = f"epoch {self.position.epoch + 1}: mAP {result.mean_ap():.2f}"
-            self.console.print(line, highlight=False)
+            means = "  ".join(f"{name} {value:.2f}" for name, value in figures(result).items())
+            self.console.print(f"epoch {self.position.epoch + 1}  {means}", highlight=False)
         return result
 
     # -- files and screen -------------------------------------------------------------------------
@@ -489,7 +497,3 @@ def _seed(config: Config) -> None:
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
-
-
-def _group_ap(result: HicoResult, group: str) -> float | None:
-    return result.mean_ap(group=group) if group in result.groups else None

@@ -1,0 +1,108 @@
+"""`ggnet demo`: the whole way from nothing to pictures of a trained GGNet."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from ggnet.config import Config, load_config
+from ggnet.data.annotations import load_dataset
+from ggnet.data.images import read_image
+from ggnet.data.scenes import generate
+from ggnet.engine.checkpoint import LAST, check_same_config, load_checkpoint, saved_config
+from ggnet.engine.evaluation import Result, evaluate_checkpoint
+from ggnet.engine.inference import Predictor
+from ggnet.engine.trainer import train
+from ggnet.viz.draw import draw_comparison, draw_grid
+from ggnet.viz.style import save_picture
+
+PICTURES, ON_PAGE = 24, 4  # scenes drawn one by one, and together on one page
+
+
+def demo(
+    run: Path, overrides: list[str], config: str = "demo", console: Console | None = None
+) -> Result | None:
+    """Generate the bundled dataset, train, evaluate and draw, with the preset `demo`.
+
+    What is there already is used: the dataset, an interrupted run, a finished one.
+
+    Returns:
+        The metrics on the test split.
+
+    Raises:
+        UserError: the run folder holds a run with other settings, or any problem of `train`.
+        Interrupted: Ctrl-C; calling it again goes on.
+    """
+    console = console or Console()
+    started = time.monotonic()
+    settings = load_config(config, overrides)
+    _generate(settings, console)
+    result = _train(settings, run, console)
+    examples = draw_examples(run, settings)
+    console.print(result.table())
+    minutes = (time.monotonic() - started) / 60
+    console.print(
+        f"Done in {minutes:.1f} minutes. In {run}:\n"
+        f"  {examples.name:<20} ground truth, prediction and ActPoints of {ON_PAGE} test images\n"
+        f"  {'pictures/':<20} the same for {PICTURES} images, one by one\n"
+        f"  {'curves.png':<20} losses and AP over the epochs\n"
+        f"  {'ap_per_hoi.png':<20} AP of each HOI against its number of training instances\n"
+        f"  {'metrics.json':<20} every figure; results.csv: every epoch",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return result
+
+
+def draw_examples(run: Path, config: Config) -> Path:
+    """Draw test images, evenly spaced over the split, none chosen for its result.
+
+    Writes `pictures/NAME.png` and a page of the first ones with two pairs or more,
+    `examples.png`, whose path is returned.
+    """
+    dataset = load_dataset(config.data.root)
+    records = dataset.load("test")
+    chosen = np.linspace(0, len(records) - 1, min(PICTURES, len(records))).astype(int)
+    predictor = Predictor.from_checkpoint(run, torch.device("cpu"))
+    scenes = []
+    for record in (records[index] for index in chosen):
+        image = read_image(record.path)
+        [(prediction, gaze)] = predictor.look(*predictor.prepare([image], [record.file_name]))
+        scenes.append((image, record, prediction, gaze))
+        picture = draw_comparison(image, record, prediction, gaze, dataset.vocabulary)
+        save_picture(run / "pictures" / f"{record.path.stem}.png", picture)
+    page = run / "examples.png"
+    several = [scene for scene in scenes if len(scene[1].pairs) > 1] or scenes
+    save_picture(page, draw_grid(several[:ON_PAGE], dataset.vocabulary))
+    return page
+
+
+def _generate(config: Config, console: Console) -> None:
+    scenes = config.scenes
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("generating scenes")
+        generate(
+            config.data.root,
+            train=scenes.train,
+            test=scenes.test,
+            size=scenes.size,
+            seed=scenes.seed,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    text = f"{scenes.train} training and {scenes.test} test images in {config.data.root}"
+    console.print(text, highlight=False)
+
+
+def _train(config: Config, run: Path, console: Console) -> Result:
+    last = run / LAST
+    state = None
+    if last.exists():
+        state = load_checkpoint(last)
+        check_same_config(saved_config(state, last), config, last, set())
+        if state["progress"]["epoch"] >= config.train.epochs:
+            console.print(f"{run} is trained already; delete it to start anew", highlight=False)
+            return evaluate_checkpoint(run, [], console=Console(quiet=True))
+    return train(config, run, resume=state, console=console)
