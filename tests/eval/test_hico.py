@@ -124,6 +124,13 @@ def test_no_frills_takes_the_first_pair_of_the_file():
     assert ap(predictions, records, protocol="no-frills") == pytest.approx(100 * 6 / 11)
 
 
+def test_no_frills_widths_are_a_pixel_less():
+    """Overlap 7 of 13 in edges, 6 of 12 in its units, where it must exceed half."""
+    moved = [prediction("a", [((3, 0, 13, 20), DOG, 0, 0.9)])]
+    assert ap(moved, ONE) == 100
+    assert ap(moved, ONE, protocol="no-frills") == 0
+
+
 def test_known_object_looks_only_at_images_with_the_object():
     records = [record("a", [(HUMAN, DOG, 0)]), record("empty", [])]
     predictions = [
@@ -280,6 +287,17 @@ def test_equals_the_official_evaluators_steps(seed):
     for hoi in range(2):
         expected = official(predictions, records, hoi)
         np.testing.assert_allclose(result.ap["default"][hoi], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+def test_chunks_change_nothing(monkeypatch, protocol):
+    for seed in range(20):
+        _, records, predictions = random_case(seed)
+        whole = evaluate(predictions, records, VOCABULARY, protocol=protocol)
+        with monkeypatch.context() as patch:
+            patch.setattr("ggnet.eval.boxes.CHUNK", 2)
+            parts = evaluate(predictions, records, VOCABULARY, protocol=protocol)
+        np.testing.assert_array_equal(whole.ap["default"], parts.ap["default"])
 
 
 @given(seed=st.integers(0, 2**32 - 1), protocol=st.sampled_from(["official", "ppdm"]))
