@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' 'csrc/*.cu')
 BUILD_INPUTS := pyproject.toml setup.py $(shell find csrc kernels -type f 2>/dev/null)
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test bench-eval lint format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -32,6 +32,9 @@ demo: setup  ## build, generate the bundled dataset, train, evaluate, draw (unde
 
 test: setup  ## every test that runs without a GPU (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench-eval: setup  ## time of the metrics at the size of HICO-DET's and V-COCO's test sets
+	$(BIN)/python bench/eval.py
 
 lint: setup  ## ruff and clang-format, checks only
 	$(BIN)/ruff check .
