@@ -11,10 +11,11 @@ logger = logging.getLogger("ggnet")
 
 # kind: (what happens to the record, what was expected, what to do)
 KINDS = {
-    "split unusable": (
-        "no record read",
-        "an annotation file and an image folder",
-        "Mend what the message says",
+    "split unusable": ("no record read", "a JSON list of images", "Mend what the message says"),
+    "no image folder": (
+        "loading stops",
+        "an existing folder",
+        "Put the images there or correct the split's images in dataset.json",
     ),
     "record not an object": (
         "image left out",

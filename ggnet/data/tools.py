@@ -60,24 +60,26 @@ def verify_dataset(
     """
     dataset = load_dataset(root)
     result = Verification()
-    splits = {}
+    to_read: list[ImageRecord] = []
     for name, split in dataset.splits.items():
+        images = split.images
+        if not images.is_dir():
+            result.problems.add("no image folder", split.annotations, f"split {name}", f"{images}")
+            images = None
         try:
-            splits[name] = read_records(
-                split.annotations, split.images, dataset.vocabulary, result.problems
-            )
+            records = read_records(split.annotations, images, dataset.vocabulary, result.problems)
         except UserError as error:
-            result.problems.add("split unusable", split.annotations, "", str(error))
+            result.problems.add("split unusable", split.annotations, f"split {name}", str(error))
             continue
-        records = splits[name]
+        if images is not None:
+            to_read += records
         result.counts[name] = (
             len(records),
             sum(len(record.boxes) for record in records),
             sum(len(record.pairs) for record in records),
         )
     if read_images:
-        records = [record for rows in splits.values() for record in rows]
-        _check_images(records, result.problems, workers or os.cpu_count() or 1, progress)
+        _check_images(to_read, result.problems, workers or os.cpu_count() or 1, progress)
     return result
 
 

@@ -89,6 +89,16 @@ def test_duplicates_and_unusable_splits_do_not_end_the_check(root):
         verify_dataset(root / "images")
 
 
+def test_records_are_checked_without_the_image_folder(root):
+    entries = json.loads((root / "train.json").read_text())
+    entries[0]["hoi_annotation"][0]["object_id"] = -1
+    (root / "train.json").write_text(json.dumps(entries))
+    (root / "images").rename(root / "elsewhere")
+    result = verify_dataset(root)
+    assert result.problems.counts == {"no image folder": 1, "index out of range": 1}
+    assert result.counts == {"train": (3, 6, 4)}
+
+
 def test_statistics(root, tmp_path):
     dataset = load_dataset(root)
     statistics = dataset_statistics(dataset.load("train"), dataset.vocabulary)
