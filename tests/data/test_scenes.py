@@ -113,6 +113,12 @@ def test_target_that_is_a_file_is_refused(tmp_path):
         generate(tmp_path / "scenes")
 
 
+def test_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*file"):
+        generate(tmp_path / "file" / "scenes", train=1, test=1, workers=1)
+
+
 def test_real_loader_reads_everything(root):
     dataset = load_dataset(root)
     for split, count in (("train", 60), ("test", 60)):

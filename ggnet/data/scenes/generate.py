@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,7 +64,6 @@ def generate(
         UserError: `root` holds something else, or cannot be written; an argument is out of range.
     """
     root = Path(root)
-    counts = {"train": train, "test": test}
     for name, value, least in (
         ("train", train, 1),
         ("test", test, 1),
@@ -72,32 +72,36 @@ def generate(
     ):
         if value < least:
             raise UserError(f"{name} is {value}; expected at least {least}")
-    recipe = {"version": recipe_version(), "seed": seed, "size": size, **counts}
-    _check_folder(root)
-    if _is_there(root, recipe):
-        return
-    with _write_errors(root), _replacing(root) as folder:
-        plans = {
-            split: plan_images(counts[split], split == "test", np.random.default_rng([seed, index]))
-            for index, split in enumerate(SPLITS)
-        }
-        jobs = [
-            (folder / "images" / split / f"{number:06d}.png", (seed, index, number), plan)
-            for index, split in enumerate(SPLITS)
-            for number, plan in enumerate(plans[split])
+    recipe = {"version": recipe_version(), "seed": seed, "size": size, "train": train, "test": test}
+    with _write_errors(root):
+        _check_folder(root)
+        if _is_there(root, recipe):
+            return
+        with _replacing(root.resolve()) as folder:
+            _write(folder, recipe, workers, progress)
+
+
+def _write(folder: Path, recipe: dict, workers: int | None, progress: Callable | None) -> None:
+    jobs = []
+    for index, split in enumerate(SPLITS):
+        images = folder / "images" / split
+        images.mkdir(parents=True)
+        rng = np.random.default_rng([recipe["seed"], index, 0])
+        plans = plan_images(recipe[split], split == "test", rng)
+        jobs += [
+            (images / f"{number:06d}.png", (recipe["seed"], index, 1 + number), plan)
+            for number, plan in enumerate(plans)
         ]
-        for split in SPLITS:
-            (folder / "images" / split).mkdir(parents=True)
-        entries = []
-        for entry in _each(partial(_make_image, size=size), jobs, workers):
-            entries.append(entry)
-            if progress is not None:
-                progress(len(entries), len(jobs))
-        for split in SPLITS:
-            part, entries = entries[: counts[split]], entries[counts[split] :]
-            (folder / f"{split}.json").write_text(json.dumps(part), encoding="utf-8")
-        description = json.dumps(_description(recipe), indent=1)
-        (folder / "dataset.json").write_text(description, encoding="utf-8")
+    entries = []
+    for entry in _each(partial(_make_image, size=recipe["size"]), jobs, workers):
+        entries.append(entry)
+        if progress is not None:
+            progress(len(entries), len(jobs))
+    for split in SPLITS:
+        part, entries = entries[: recipe[split]], entries[recipe[split] :]
+        (folder / f"{split}.json").write_text(json.dumps(part), encoding="utf-8")
+    description = json.dumps(_description(recipe), indent=1)
+    (folder / "dataset.json").write_text(description, encoding="utf-8")
 
 
 def recipe_version() -> str:
@@ -210,8 +214,13 @@ def _each(function: Callable, jobs: list, workers: int | None) -> Iterator:
         yield from map(function, jobs)
         return
     # not fork: a fork of a process that has run OpenCV's or torch's threads may hang
-    with multiprocessing.get_context("forkserver").Pool(workers, cv2.setNumThreads, (1,)) as pool:
+    with multiprocessing.get_context("forkserver").Pool(workers, _start_worker) as pool:
         yield from pool.imap(function, jobs, chunksize=16)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    cv2.setNumThreads(1)
 
 
 def _check_folder(root: Path) -> None:

@@ -5,7 +5,7 @@ object, and nothing else lies that way. Coordinates are pixels of a 128-pixel pi
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -59,7 +59,7 @@ class Aim:
 
     shoulder: np.ndarray
     direction: np.ndarray
-    target: Item | None
+    target: Item | None = None
 
 
 @dataclass(eq=False)
@@ -127,8 +127,8 @@ def _place_pair(
     people, things = points - steps / 2, points + steps / 2
     for i in _promising(scene, [(people, _torso(height)), (things, (size * 0.3, size * 0.3))]):
         object_ = _object(action.object, action.state, size, things[i], steps[i], rng)
-        person, aims = _person(action.cues, height, people[i], [object_], rng)
-        if _add(scene, [object_, person], aims, [(1, 0, action)]):
+        person, aims = _person(action.cues, height, people[i], [object_.box], rng)
+        if _add(scene, [object_, person], _at(aims, object_), [(1, 0, action)]):
             return points[i]
     return None
 
@@ -143,9 +143,10 @@ def _place_same_object(scene: Scene, actions: Sequence[Action], rng) -> bool:
     for i in _promising(scene, [*slots, (centers, (size * 0.3, size * 0.3))]):
         first, second = actions
         object_ = _object(first.object, first.state, size, centers[i], steps[0][i], rng)
-        person, aims = _person(first.cues, heights[0], people[0][i], [object_], rng)
-        other, more = _person(second.cues, heights[1], people[1][i], [object_], rng)
-        if _add(scene, [object_, person, other], aims + more, [(1, 0, first), (2, 0, second)]):
+        person, aims = _person(first.cues, heights[0], people[0][i], [object_.box], rng)
+        other, more = _person(second.cues, heights[1], people[1][i], [object_.box], rng)
+        aims = _at(aims + more, object_, object_)
+        if _add(scene, [object_, person, other], aims, [(1, 0, first), (2, 0, second)]):
             return True
     return False
 
@@ -163,9 +164,10 @@ def _place_same_person(scene: Scene, actions: Sequence[Action], rng) -> bool:
             _object(action.object, action.state, sizes[k], things[k][i], steps[k][i], rng)
             for k, action in enumerate(actions)
         ]
-        person, aims = _person(actions[0].cues, height, centers[i], targets, rng)
+        boxes = [target.box for target in targets]
+        person, aims = _person(actions[0].cues, height, centers[i], boxes, rng)
         links = [(0, k, action) for k, action in enumerate(actions, 1)]
-        if _add(scene, [person, *targets], aims, links):
+        if _add(scene, [person, *targets], _at(aims, *targets), links):
             return True
     return False
 
@@ -181,8 +183,9 @@ def _add_bystanders(scene: Scene, rng) -> None:
             cues = tuple(cue for cue in (arm, leg) if cue is not None)
             aiming = rng.random() < 0.35
             for i in _promising(scene, [(centers, _torso(height))]):
-                targets = [_nothing(centers[i], rng)] if aiming else []
-                person, aims = _person(cues, height, centers[i], targets, rng)
+                ahead = centers[i] + 60 * _directions(rng.uniform(-40, 40, 1), rng)[0]
+                boxes = [np.tile(ahead, 2)] if aiming else []
+                person, aims = _person(cues, height, centers[i], boxes, rng)
                 if _add(scene, [person], aims, []):
                     break
         else:
@@ -191,12 +194,6 @@ def _add_bystanders(scene: Scene, rng) -> None:
             for i in _promising(scene, [(centers, (size * 0.3, size * 0.3))]):
                 if _add(scene, [_object(name, state, size, centers[i], direction, rng)], [], []):
                     break
-
-
-def _nothing(center: np.ndarray, rng) -> Item:
-    """A point in the air to aim at."""
-    point = center + 60 * _directions(rng.uniform(-40, 40, 1), rng)[0]
-    return Item("nothing", [], np.tile(point, 2), np.tile(point, 2))
 
 
 def _height(rng) -> float:
@@ -262,12 +259,12 @@ def _object(
 
 
 def _person(
-    cues: tuple[str, ...], height: float, center: np.ndarray, targets: Sequence[Item], rng
+    cues: tuple[str, ...], height: float, center: np.ndarray, targets: Sequence[np.ndarray], rng
 ) -> tuple[Item, list[Aim]]:
-    """A person whose box is centered at `center`, with an arm out to each target."""
+    """A person whose box is centered at `center`, with an arm out to each target box."""
     look = figures.random_look(rng)
     sway = rng.uniform((-4, -12, -8), (4, 12, 8))
-    mirror = bool(targets[0].center[0] < center[0] if targets else rng.random() < 0.5)
+    mirror = bool(targets[0][[0, 2]].mean() < center[0] if targets else rng.random() < 0.5)
     side = np.array([-1.0 if mirror else 1.0, 1.0])
     shoulder = center - (0.0, 0.15 * height)
     for _ in range(2 if targets else 1):  # the arm's direction moves the box and the shoulder
@@ -280,17 +277,17 @@ def _person(
         shoulder = joint * side + shift
     box = box + np.tile(shift, 2)
     item = Item("person", [drawing.transform(shift=shift)], box, box, cues=cues)
-    found = [
-        Aim(shoulder, aim / np.linalg.norm(aim), None if target.name == "nothing" else target)
-        for aim, target in zip(aims, targets, strict=True)
-    ]
-    return item, found
+    return item, [Aim(shoulder, aim / np.linalg.norm(aim)) for aim in aims]
 
 
-def _to_edge(shoulder: np.ndarray, target: Item) -> np.ndarray:
-    """From the shoulder towards the target's center, as far as its box."""
-    aim = target.center - shoulder
-    half = (target.box[2:] - target.box[:2]) / 2
+def _at(aims: Sequence[Aim], *targets: Item) -> list[Aim]:
+    return [replace(aim, target=target) for aim, target in zip(aims, targets, strict=True)]
+
+
+def _to_edge(shoulder: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """From the shoulder towards the target box's center, as far as its edge."""
+    aim = (target[:2] + target[2:]) / 2 - shoulder
+    half = (target[2:] - target[:2]) / 2
     share = np.min(half / np.maximum(np.abs(aim), 1e-6))  # of the way that is within the box
     return aim * (1 - min(share, 0.5))
 
