@@ -1,0 +1,1 @@
+"""Datasets: annotation files, images, augmentation, training targets, batches."""

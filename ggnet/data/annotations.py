@@ -1,14 +1,26 @@
-"""The dataset folder and its annotation files.
+"""The dataset folder and its annotation files: the format for a dataset of one's own.
 
-A dataset is a folder with `dataset.json` (names, valid pairs, splits) and, for each split, a JSON
-list of images in the style of PPDM:
+A dataset is a folder with `dataset.json`:
+
+    {"name": "mine", "version": "1",
+     "objects": [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}],
+     "verbs": [{"id": 1, "name": "pet"}, {"id": 2, "name": "walk"}],
+     "hois": [[1, 18], [2, 18]],
+     "splits": {"train": {"annotations": "train.json", "images": "images/train"},
+                "test": {"annotations": "test.json", "images": "images/test"}}}
+
+The first object is the person; `hois` lists the (verb id, object id) pairs that make sense, in the
+order of the HOI classes. Optional: `rare`, indices of rare HOIs; a split's `roles`, for V-COCO's
+metric. Each split has a JSON list of images in the style of PPDM:
 
     {"file_name": "a.jpg", "img_id": 1,
      "annotations": [{"bbox": [x1, y1, x2, y2], "category_id": 1}, ...],
-     "hoi_annotation": [{"subject_id": 0, "object_id": 1, "category_id": 3}, ...]}
+     "hoi_annotation": [{"subject_id": 0, "object_id": 1, "category_id": 2}, ...]}
 
 Boxes are edges in pixels, 0-based: a box as wide as the image is [0, ..., width, ...]. subject_id
 and object_id count the image's annotations; a pair's category_id is a verb's id, or a list of them.
+img_id defaults to the file name without its ending. Optional: `known_objects`, ids of the objects
+that image-level labels name, for HICO's Known-Object setting.
 """
 
 import json
