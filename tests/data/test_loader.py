@@ -13,6 +13,7 @@ from ggnet.data.annotations import load_annotations
 from ggnet.data.batch import Batch
 from ggnet.data.dataset import EpochBatches, HOIDataset, make_loader
 from ggnet.data.problems import Problems
+from ggnet.data.tables import hico_vocabulary
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 
@@ -231,3 +232,15 @@ def test_to_moves_every_tensor(records):
     moved = batch.to("meta")
     assert {getattr(moved, f.name).device.type for f in dataclasses.fields(Batch)[:-1]} == {"meta"}
     assert moved.meta is batch.meta
+
+
+def test_photos_load_and_give_targets(shared):
+    vocabulary = hico_vocabulary()
+    photos = load_annotations(shared / "photos" / "photos.json", shared / "photos", vocabulary)
+    assert len(photos) == 4
+    assert sum(len(record.boxes) for record in photos) == 16
+    (batch,) = make_loader(
+        photos, vocabulary, config(**{"data.input_size": [256, 256]}), train=False
+    )
+    assert len(batch.objects) == len(batch.interactions) == 16
+    assert vocabulary.verbs.index("ride") in batch.interactions[:, 1].tolist()
