@@ -79,7 +79,7 @@ def test_small_gradients_are_accurate():
 @pytest.mark.parametrize("target_layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_any_mixture_of_layouts(logits_layout, target_layout, dtype):
-    logits, target = inputs(2, 21, 33, 17)
+    logits, target = inputs(2, 21, 47, 33)
     logits, target = logits.to(dtype), target.float()
     loss, grad = loss_and_gradient(
         ops.hna_loss,
