@@ -5,12 +5,14 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 # The oldest torch whose stable ABI the library asks for: it loads under this and every later one.
 MIN_TORCH = (2, 11)
 LIBRARY = "_C.abi3.so"
 BUILD_INFO = "_build_info.json"
+_FIELDS = {"version", "torch", "cuda", "python", "platform", "min_torch"}
 BYTES_PER_JOB = 1 << 30  # what compiling one file takes at most, with room to spare
 
 
@@ -77,3 +79,12 @@ def write_build_info(folder: Path, version: str, torch_version: str, cuda: str |
         "min_torch": ".".join(map(str, MIN_TORCH)),
     }
     (folder / BUILD_INFO).write_text(json.dumps(info, indent=2) + "\n")
+
+
+def read_build_info(folder: Path) -> dict[str, Any]:
+    """What the library in `folder` was built for; empty where there is no such record."""
+    try:
+        info = json.loads((folder / BUILD_INFO).read_text())
+    except (OSError, ValueError):
+        return {}
+    return info if info.keys() >= _FIELDS else {}

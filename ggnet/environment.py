@@ -1,8 +1,11 @@
 """`ggnet env`: what is installed, compiled and usable, and why the rest is not."""
 
-import json
 import os
 import platform
+import re
+import shlex
+import shutil
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -14,7 +17,7 @@ from rich.table import Table
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ggnet
-from ggnet._build import BUILD_INFO, LIBRARY
+from ggnet._build import LIBRARY, read_build_info
 
 FOLDER = Path(ggnet.__file__).parent
 VARIABLES = ("GGNET_BACKEND", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TORCH_CUDA_ARCH_LIST")
@@ -45,6 +48,9 @@ def _facts() -> Table:
     table.add_row("CPU", f"{capability}, {torch.get_num_threads()} threads used by torch")
     table.add_row("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}")
     table.add_row("GPUs", _gpus())
+    cxx = shlex.split(os.environ.get("CXX", "c++"))[0]
+    table.add_row("C++ compiler", _compiler(cxx, "the operators cannot be compiled here"))
+    table.add_row("CUDA compiler", _compiler("nvcc", "CUDA kernels cannot be compiled here"))
     table.add_row("compiled library", _library())
     table.add_row("packages", "\n".join(_packages()))
     settings = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
@@ -65,14 +71,23 @@ def _gpus() -> str:
 
 
 def _library() -> str:
-    try:
-        built = json.loads((FOLDER / BUILD_INFO).read_text())
-        return (
-            f"{FOLDER / LIBRARY}, built against torch {built['torch']}, "
-            f"CUDA {built['cuda'] or 'none'}; loads under torch {built['min_torch']} and newer"
-        )
-    except (OSError, ValueError, KeyError):
+    built = read_build_info(FOLDER)
+    if not built:
         return f"{LIBRARY} is not built"
+    return (
+        f"{FOLDER / LIBRARY}, built against torch {built['torch']}, "
+        f"CUDA {built['cuda'] or 'none'}; loads under torch {built['min_torch']} and newer"
+    )
+
+
+def _compiler(command: str, otherwise: str) -> str:
+    """What this compiler says about its version, in one line."""
+    path = shutil.which(command)
+    if path is None:
+        return f"{command} is not on PATH: {otherwise}"
+    answer = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
+    versions = [line for line in answer.splitlines() if re.search(r"\d+\.\d+", line)]
+    return f"{path}: {versions[0] if versions else 'says no version'}"
 
 
 def _packages() -> list[str]:

@@ -1,15 +1,13 @@
 """Loads the compiled library, or says why it cannot be loaded and what to do."""
 
-import json
 import platform
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ggnet import __version__
-from ggnet._build import BUILD_INFO, LIBRARY, MIN_TORCH, ROOT, new_enough
+from ggnet._build import LIBRARY, MIN_TORCH, ROOT, new_enough, read_build_info
 
 FOLDER = Path(__file__).resolve().parent.parent
 SCHEMAS = (
@@ -36,10 +34,10 @@ def load(folder: Path = FOLDER) -> None:
     path = folder / LIBRARY
     if not path.exists():
         raise ImportError(explain(f"{path} does not exist: it was not compiled", folder))
-    built = build_info(folder)
-    if built.get("version") != __version__:
-        problem = f"{path} belongs to ggnet {built.get('version')}, the Python files to"
-        raise ImportError(explain(f"{problem} {__version__}", folder))
+    version = read_build_info(folder).get("version", "an unknown version")
+    if version != __version__:
+        problem = f"{path} was built for ggnet {version}, these Python files are {__version__}"
+        raise ImportError(explain(problem, folder))
     try:
         torch.ops.load_library(path)
     except OSError as error:
@@ -50,40 +48,30 @@ def load(folder: Path = FOLDER) -> None:
         raise ImportError(explain(problem, folder))
 
 
-def build_info(folder: Path = FOLDER) -> dict[str, Any]:
-    """What the library was built for; empty where the record is missing or unreadable."""
-    try:
-        return json.loads((folder / BUILD_INFO).read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def found() -> dict[str, str]:
-    """This process, in the terms of `build_info`."""
-    return {
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda or "none",
-        "python": platform.python_version(),
-        "platform": f"{sys.platform}-{platform.machine()}",
-    }
-
-
 def explain(problem: str, folder: Path) -> str:
-    here, built = found(), build_info(folder)
-    minimum = ".".join(map(str, MIN_TORCH))
-    expected = (
-        f"built against torch {built['torch']}, CUDA {built['cuda'] or 'none'}, "
-        f"Python {built['python']}, {built['platform']}"
-        if {"torch", "cuda", "python", "platform"} <= built.keys()
-        else "no record of a build"
+    """The problem, what was found and expected, and the command that repairs it."""
+    found = _describe(
+        torch.__version__,
+        torch.version.cuda,
+        platform.python_version(),
+        f"{sys.platform}-{platform.machine()}",
+    )
+    built = read_build_info(folder)
+    record = (
+        _describe(built["torch"], built["cuda"], built["python"], built["platform"])
+        if built
+        else "nothing recorded"
     )
     return (
         f"ggnet's compiled operators cannot be used: {problem}.\n"
-        f"  found:    torch {here['torch']}, CUDA {here['cuda']}, Python {here['python']}, "
-        f"{here['platform']}\n"
-        f"  expected: torch {minimum} or newer; library: {expected}\n"
+        f"  found:    {found}\n"
+        f"  expected: torch {'.'.join(map(str, MIN_TORCH))} or newer; built against {record}\n"
         f"  repair:   {repair_command()}"
     )
+
+
+def _describe(torch_version: str, cuda: str | None, python: str, machine: str) -> str:
+    return f"torch {torch_version}, CUDA {cuda or 'none'}, Python {python}, {machine}"
 
 
 def repair_command() -> str:
