@@ -77,13 +77,25 @@ struct DeformParams {
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-// Output pixels that a thread works on at a time: with this many, a tile of columns (kTile x 256
-// floats) and its outputs share a 512 KB L2 with the weights that stream through it.
+// Output pixels that a thread works on at a time, at most: with this many, a tile of columns
+// (kTile x 256 floats) and its outputs share a 512 KB L2 with the weights that stream through it.
 inline constexpr int64_t kTile = 96;
 
-inline int64_t tiles_per_image(const DeformParams& p) {
-  return ceil_div(p.out_height * p.out_width, kTile);
-}
+// How an output map is cut into tiles: near squares, as neighbors sample the same features.
+struct TileGrid {
+  int64_t height, width;  // of a tile; the last row and column may have less
+  int64_t rows, cols;
+
+  explicit TileGrid(const DeformParams& p) {
+    cols = ceil_div(p.out_width, 16);
+    width = ceil_div(p.out_width, cols);
+    cols = ceil_div(p.out_width, width);
+    rows = ceil_div(p.out_height, kTile / width);
+    height = ceil_div(p.out_height, rows);
+    rows = ceil_div(p.out_height, height);
+  }
+  int64_t count() const { return rows * cols; }
+};
 
 // The backward's fixed partition: sections_of_image() sections for each image where there are few
 // images, else sections of whole images. Their number depends on the shapes alone, so that results
@@ -97,7 +109,7 @@ inline int64_t max_sections(const DeformParams& p) {
 }
 inline int64_t sections_of_image(const DeformParams& p) {
   const int64_t wanted = p.batch == 0 ? 1 : max_sections(p) / p.batch;
-  const int64_t tiles = tiles_per_image(p);
+  const int64_t tiles = TileGrid(p).count();
   return wanted < 1 ? 1 : (wanted < tiles ? wanted : tiles);
 }
 inline int64_t sections(const DeformParams& p) {
@@ -114,7 +126,8 @@ struct Section {
 };
 
 inline Section section(const DeformParams& p, int64_t s) {
-  const int64_t per_image = sections_of_image(p), tiles = tiles_per_image(p);
+  const TileGrid grid(p);
+  const int64_t per_image = sections_of_image(p), tiles = grid.count();
   if (per_image == 1) {
     const int64_t n = sections(p);
     return {s * p.batch / n, (s + 1) * p.batch / n, 0, tiles, 0, p.height};
@@ -123,7 +136,7 @@ inline Section section(const DeformParams& p, int64_t s) {
   const auto tile = [&](int64_t i) { return i * tiles / per_image; };
   // The input rows that lie where the section's output does; its other rows are spill rows.
   const auto row = [&](int64_t i) {
-    return i == per_image ? p.height : tile(i) * kTile / p.out_width * p.height / p.out_height;
+    return i == per_image ? p.height : tile(i) / grid.cols * grid.height * p.height / p.out_height;
   };
   return {s / per_image, s / per_image + 1, tile(part), tile(part + 1), row(part), row(part + 1)};
 }

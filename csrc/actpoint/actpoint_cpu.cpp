@@ -147,7 +147,7 @@ struct Call {
     p.packed = buffer(features, kernels.forward_packed_bytes(p));
     parallel_for(0, kernels.pack_items(p, false), 1,
                  [&](int64_t begin, int64_t end) { kernels.pack_forward(p, begin, end); });
-    parallel_for(0, p.batch * tiles_per_image(p), 1,
+    parallel_for(0, p.batch * TileGrid(p).count(), 1,
                  [&](int64_t begin, int64_t end) { kernels.forward(p, begin, end); });
     return output;
   }

@@ -35,10 +35,15 @@ class Scratch {
     next_ += bytes<T>(count);
     return piece;
   }
+  template <typename T>
+  T* take_zeros(int64_t count) {
+    T* piece = take<T>(count);
+    __builtin_memset(static_cast<void*>(piece), 0, count * sizeof(T));
+    return piece;
+  }
   static void* allocate(size_t bytes) {
     void* memory = aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
     if (memory == nullptr) throw std::bad_alloc();
-    __builtin_memset(memory, 0, bytes);
     return memory;
   }
 
@@ -89,6 +94,7 @@ struct Deform {
   using V = Vec<A, N>;
   using VI = Vec<i32, N>;
   using Column = std::conditional_t<kPairs, bf16, A>;
+  static constexpr int kLine = 64 / sizeof(A);
   static constexpr int kPad = 64 / sizeof(A);  // a row's padding: successive rows in other L1 sets
 
   // ---- the GEMM micro-kernel -------------------------------------------------------------------
@@ -99,10 +105,11 @@ struct Deform {
                                  int64_t depth, A* c, int64_t cs, bool accumulate) {
     V acc[R][kPanelVectors];
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r) {
+      __builtin_prefetch(c + r * cs, 1);
 #pragma GCC unroll 2
-      for (int v = 0; v < kPanelVectors; ++v)
-        acc[r][v] = accumulate ? load<N>(c + r * cs + v * N) : V{};
+      for (int v = 0; v < kPanelVectors; ++v) acc[r][v] = V{};
+    }
 #pragma GCC unroll 4
     for (int64_t d = 0; d < depth; ++d) {
       V row[kPanelVectors];
@@ -118,7 +125,10 @@ struct Deform {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-      for (int v = 0; v < kPanelVectors; ++v) store<N>(c + r * cs + v * N, acc[r][v]);
+      for (int v = 0; v < kPanelVectors; ++v) {
+        if (accumulate) acc[r][v] += load<N>(c + r * cs + v * N);
+        store<N>(c + r * cs + v * N, acc[r][v]);
+      }
   }
 
   // The same over bfloat16 pairs along the depth: a[r, d] and b[d, n] are pairs.
@@ -128,10 +138,11 @@ struct Deform {
     using VP = Vec<u32, N>;
     V acc[R][kPanelVectors];
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r) {
+      __builtin_prefetch(c + r * cs, 1);
 #pragma GCC unroll 2
-      for (int v = 0; v < kPanelVectors; ++v)
-        acc[r][v] = accumulate ? load<N>(c + r * cs + v * N) : V{};
+      for (int v = 0; v < kPanelVectors; ++v) acc[r][v] = V{};
+    }
     for (int64_t d = 0; d < depth; ++d) {
       VP row[kPanelVectors];
 #pragma GCC unroll 2
@@ -146,13 +157,16 @@ struct Deform {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-      for (int v = 0; v < kPanelVectors; ++v) store<N>(c + r * cs + v * N, acc[r][v]);
+      for (int v = 0; v < kPanelVectors; ++v) {
+        if (accumulate) acc[r][v] += load<N>(c + r * cs + v * N);
+        store<N>(c + r * cs + v * N, acc[r][v]);
+      }
   }
 
   template <int R, typename E>
   static void micro_part(int64_t rows, const E* a, int64_t rs, int64_t ds, const E* b, int64_t bs,
                          int64_t depth, A* c, int64_t cs, bool accumulate) {
-    if (rows == R)
+    if (rows >= R)
       micro<R>(a, rs, ds, b, bs, depth, c, cs, accumulate);
     else if constexpr (R > 1)
       micro_part<R - 1>(rows, a, rs, ds, b, bs, depth, c, cs, accumulate);
@@ -169,16 +183,21 @@ struct Deform {
   template <bool kByRow, typename E>
   static void gemm(const Gemm& g, const E* a, const E* b, A* c) {
     const int64_t rs = kByRow ? g.row_stride : 1, ds = kByRow ? 1 : g.depth_stride;
+    // While a panel of b serves the rows, the next one comes from L3 to L2, a share for each group
+    // of rows.
+    const int64_t groups = ceil_div(g.rows, kRows);
+    const int64_t share = round_up(ceil_div(g.depth * kPanel, groups), kLine);
     for (int64_t j = 0; j < g.panels; ++j) {
       const E* bj = b + j * g.b_panel;
       A* cj = c + j * g.c_panel;
-      int64_t i = 0;
-      for (; i + kRows <= g.rows; i += kRows)
-        micro<kRows>(a + i * rs, rs, ds, bj, g.b_depth, g.depth, cj + i * g.c_row, g.c_row,
-                     g.accumulate);
-      if (i < g.rows)
-        micro_part<kRows - 1>(g.rows - i, a + i * rs, rs, ds, bj, g.b_depth, g.depth,
-                              cj + i * g.c_row, g.c_row, g.accumulate);
+      const E* next = bj + g.b_panel;
+      for (int64_t i = 0; i < g.rows; i += kRows) {
+        if (kByRow)
+          for (int64_t e = 0; e < share; e += kLine) __builtin_prefetch(next + e, 0, 2);
+        next += share;
+        micro_part<kRows>(g.rows - i, a + i * rs, rs, ds, bj, g.b_depth, g.depth, cj + i * g.c_row,
+                          g.c_row, g.accumulate);
+      }
     }
   }
 
@@ -265,32 +284,29 @@ struct Deform {
   // ---- the tile's inputs -----------------------------------------------------------------------
 
   struct Tile {
-    int64_t image, pixel, size;  // first output pixel in its image; pixels
+    int64_t image, y, x, height, width, size;  // of output pixels, numbered row by row
   };
-  static Tile tile(const DeformParams& p, int64_t image, int64_t index) {
-    const int64_t pixel = index * kTile, left = p.out_height * p.out_width - pixel;
-    return {image, pixel, left < kTile ? left : kTile};
+  static Tile tile(const DeformParams& p, const TileGrid& grid, int64_t image, int64_t index) {
+    const int64_t y = index / grid.cols * grid.height, x = index % grid.cols * grid.width;
+    const int64_t down = p.out_height - y, right = p.out_width - x;
+    const int64_t height = down < grid.height ? down : grid.height;
+    const int64_t width = right < grid.width ? right : grid.width;
+    return {image, y, x, height, width, height * width};
   }
 
-  // Calls f(pixel of the tile, their number, element offset of the first) for runs of pixels that
-  // are `strides.col` apart.
+  // Calls f(pixel of the tile, element offset) for the first pixel of each of the tile's rows.
   template <typename F>
-  static GGNET_INLINE void for_runs(const Tile& t, const Strides4& s, int64_t width, F f) {
-    const int64_t origin = t.image * s.batch;
-    if (s.row == s.col * width) return f(0, t.size, origin + t.pixel * s.col);
-    for (int64_t i = 0; i < t.size;) {
-      const int64_t y = (t.pixel + i) / width, x = (t.pixel + i) % width;
-      const int64_t left = t.size - i, n = width - x < left ? width - x : left;
-      f(i, n, origin + y * s.row + x * s.col);
-      i += n;
-    }
+  static GGNET_INLINE void for_rows(const Tile& t, const Strides4& s, F f) {
+    for (int64_t r = 0; r < t.height; ++r)
+      f(r * t.width, t.image * s.batch + (t.y + r) * s.row + t.x * s.col);
   }
 
   // planes[channel][kTile] (+)= source of the tile's pixels.
   template <bool kAdd>
   static void read_planes(A* planes, int64_t channels, const void* source, const Strides4& s,
-                          const Tile& t, int64_t width) {
-    for_runs(t, s, width, [&](int64_t first, int64_t n, int64_t at) {
+                          const Tile& t) {
+    const int64_t n = t.width;
+    for_rows(t, s, [&](int64_t first, int64_t at) {
       const T* from = static_cast<const T*>(source) + at;
       if (s.col == 1) {
         for (int64_t c = 0; c < channels; ++c, from += s.channel) {
@@ -310,8 +326,9 @@ struct Deform {
     });
   }
   static void write_planes(const A* planes, int64_t channels, void* out, const Strides4& s,
-                           const Tile& t, int64_t width) {
-    for_runs(t, s, width, [&](int64_t first, int64_t n, int64_t at) {
+                           const Tile& t) {
+    const int64_t n = t.width;
+    for_rows(t, s, [&](int64_t first, int64_t at) {
       T* to = static_cast<T*>(out) + at;
       if (s.col == 1) {
         for (int64_t c = 0; c < channels; ++c, to += s.channel) {
@@ -346,8 +363,8 @@ struct Deform {
       for (auto& w : weight) w = scratch.take<A>(points * kTile);
       for (auto* a : {&ly, &lx, &m}) *a = scratch.take<A>(points * kTile);
       for (auto* i : {&y, &x}) *i = scratch.take<i32>(points * kTile);
-      planes = scratch.take<A>(3 * points * kTile);
-      for (auto* a : {&pixel_y, &pixel_x}) *a = scratch.take<A>(kTile);
+      planes = scratch.take_zeros<A>(3 * points * kTile);
+      for (auto* a : {&pixel_y, &pixel_x}) *a = scratch.take_zeros<A>(kTile);
     }
   };
 
@@ -359,14 +376,13 @@ struct Deform {
   template <bool kBackward>
   static void make_plan(const DeformParams& p, const Tile& t, Plan& plan) {
     const int64_t points = p.kernel_h * p.kernel_w;
-    read_planes<false>(plan.planes, 2 * points, p.offset, p.offset_strides, t, p.out_width);
-    if (p.base) read_planes<true>(plan.planes, 2 * points, p.base, p.base_strides, t, p.out_width);
+    read_planes<false>(plan.planes, 2 * points, p.offset, p.offset_strides, t);
+    if (p.base) read_planes<true>(plan.planes, 2 * points, p.base, p.base_strides, t);
     if (p.mask)
-      read_planes<false>(plan.planes + 2 * points * kTile, points, p.mask, p.mask_strides, t,
-                         p.out_width);
+      read_planes<false>(plan.planes + 2 * points * kTile, points, p.mask, p.mask_strides, t);
     for (int64_t i = 0; i < t.size; ++i) {
-      plan.pixel_y[i] = A((t.pixel + i) / p.out_width * p.stride_h - p.pad_h);
-      plan.pixel_x[i] = A((t.pixel + i) % p.out_width * p.stride_w - p.pad_w);
+      plan.pixel_y[i] = A((t.y + i / t.width) * p.stride_h - p.pad_h);
+      plan.pixel_x[i] = A((t.x + i % t.width) * p.stride_w - p.pad_w);
     }
     const A height = A(p.height), width = A(p.width);
     const i32 rows = i32(p.height), cols = i32(p.width);
@@ -444,61 +460,56 @@ struct Deform {
     }
   }
 
-  static void write_output(const DeformParams& p, const Tile& t, const A* sums, int64_t stride,
-                           const A* bias) {
+  // sums: [panel][pixel][kPanel], so that a micro-kernel's rows lie side by side.
+  static void write_output(const DeformParams& p, const Tile& t, const A* sums, const A* bias) {
     const Strides4& s = p.output_strides;
-    const int64_t channels = p.out_channels;
     const V least = p.relu ? V{} : splat<V>(-__builtin_inf());
-    // NaN stays NaN: it is not smaller than zero.
-    const auto finish = [&](const A* from, int64_t o) {
-      const V v = load<N>(from + o) + load<N>(bias + o);
-      return select(v < least, least, v);
-    };
-    for_runs(t, s, p.out_width, [&](int64_t first, int64_t n, int64_t at) {
-      T* out = static_cast<T*>(p.output) + at;
-      const A* from = sums + first * stride;
-      if (s.channel == 1) {
-        for (int64_t i = 0; i < n; ++i, out += s.col, from += stride) {
-          int64_t o = 0;
-          for (; o + N <= channels; o += N) store<N>(out + o, finish(from, o));
-          if (o < channels) store_part<N>(out + o, finish(from, o), int(channels - o));
+    const int64_t n = t.width;
+    for_rows(t, s, [&](int64_t first, int64_t at) {
+      for (int64_t o = 0; o < padded(p); o += N) {
+        const A* from = sums + (o / kPanel * kTile + first) * kPanel + o % kPanel;
+        T* out = static_cast<T*>(p.output) + at + o * s.channel;
+        const int64_t left = p.out_channels - o;
+        const V shift = load<N>(bias + o);
+        for (int64_t i = 0; i < n; ++i, from += kPanel, out += s.col) {
+          V v = load<N>(from) + shift;
+          v = select(v < least, least, v);  // NaN stays
+          if (s.channel == 1 && left >= N)
+            store<N>(out, v);
+          else
+            for (int64_t c = 0; c < N && c < left; ++c) store_one(out + c * s.channel, v[c]);
         }
-      } else {
-        for (int64_t o = 0; o < channels; ++o)
-          for (int64_t i = 0; i < n; ++i) {
-            const A v = from[i * stride + o] + bias[o];
-            store_one(out + o * s.channel + i * s.col, p.relu && v < 0 ? A(0) : v);
-          }
       }
     });
   }
 
   static void forward(const DeformParams& p, int64_t begin, int64_t end) {
     const Blocks blocks(p, kForwardBlock);
-    const int64_t points = p.kernel_h * p.kernel_w, tiles = tiles_per_image(p);
-    const int64_t stride = round_up(blocks.width(), kPad) + kPad, out_stride = padded(p);
+    const TileGrid grid(p);
+    const int64_t points = p.kernel_h * p.kernel_w, tiles = grid.count();
+    const int64_t stride = round_up(blocks.width(), kPad) + kPad;
     Scratch scratch(Plan::bytes(points) + Scratch::bytes<Column>(kTile * stride) +
-                    Scratch::bytes<A>(kTile * out_stride) + Scratch::bytes<A>(out_stride) +
+                    Scratch::bytes<A>(kTile * padded(p)) + Scratch::bytes<A>(padded(p)) +
                     Scratch::bytes<T>(blocks.channels));
     Plan plan(scratch, points);
     Column* columns = scratch.take<Column>(kTile * stride);
-    A* sums = scratch.take<A>(kTile * out_stride);
-    A* bias = scratch.take<A>(out_stride);
-    const T* zeros = scratch.take<T>(blocks.channels);
+    A* sums = scratch.take<A>(kTile * padded(p));
+    A* bias = scratch.take_zeros<A>(padded(p));
+    const T* zeros = scratch.take_zeros<T>(blocks.channels);
     if (p.bias)
       for (int64_t o = 0; o < p.out_channels; ++o)
         bias[o] = load_one(static_cast<const T*>(p.bias) + o);
 
     for (int64_t index = begin; index < end; ++index) {
-      const Tile t = tile(p, index / tiles, index % tiles);
+      const Tile t = tile(p, grid, index / tiles, index % tiles);
       make_plan<false>(p, t, plan);
       for (int64_t b = 0; b < blocks.count(); ++b) {
         const auto block = blocks.at(b);
         const Column* packed =
             static_cast<const Column*>(p.packed) + b * forward_block_size(p, blocks);
         gather(p, t, plan, block, zeros, columns, stride);
-        Gemm g{t.size, panels(p), block.width(), stride, 0, block.width() * kPanel,
-               kPanel, kPanel,    out_stride,    b > 0};
+        Gemm g{t.size, panels(p),      block.width(), stride, 0, block.width() * kPanel,
+               kPanel, kTile * kPanel, kPanel,        b > 0};
         if constexpr (kPairs) {
           // An odd depth's last pair: its second half is zero on both sides.
           if (block.width() % 2)
@@ -512,7 +523,7 @@ struct Deform {
           gemm<true>(g, columns, packed, sums);
         }
       }
-      write_output(p, t, sums, out_stride, bias);
+      write_output(p, t, sums, bias);
     }
   }
 
@@ -530,7 +541,8 @@ struct Deform {
   static void read_grad_output(const DeformParams& p, const Tile& t, A* grads, int64_t stride) {
     const int64_t channels = p.out_channels;
     const Strides4& s = p.grad_output_strides;
-    for_runs(t, s, p.out_width, [&](int64_t first, int64_t n, int64_t at) {
+    const int64_t n = t.width;
+    for_rows(t, s, [&](int64_t first, int64_t at) {
       const T* from = static_cast<const T*>(p.grad_output) + at;
       A* to = grads + first * stride;
       if (s.channel == 1) {
@@ -547,7 +559,7 @@ struct Deform {
     });
     if (!p.output) return;
     const Strides4& so = p.output_strides;
-    for_runs(t, so, p.out_width, [&](int64_t first, int64_t n, int64_t at) {
+    for_rows(t, so, [&](int64_t first, int64_t at) {
       const T* output = static_cast<const T*>(p.output) + at;
       A* to = grads + first * stride;
       if (so.channel == 1) {
@@ -572,7 +584,9 @@ struct Deform {
     A* sink;  // for corners outside the map
 
     void meet(i32 y) {
-      if (rows[y] == nullptr) rows[y] = static_cast<A*>(Scratch::allocate(row_size * sizeof(A)));
+      if (rows[y] != nullptr) return;
+      rows[y] = static_cast<A*>(Scratch::allocate(row_size * sizeof(A)));
+      __builtin_memset(rows[y], 0, row_size * sizeof(A));
     }
   };
 
@@ -674,7 +688,7 @@ struct Deform {
 
   static void write_point_grads(const DeformParams& p, const Tile& t, const Plan& plan, A* planes) {
     const int64_t points = p.kernel_h * p.kernel_w;
-    write_planes(planes, 2 * points, p.grad_offset, p.grad_offset_strides, t, p.out_width);
+    write_planes(planes, 2 * points, p.grad_offset, p.grad_offset_strides, t);
     if (!p.mask) return;
     A* mask_planes = planes + 2 * points * kTile;
     if (p.sigmoid)
@@ -682,11 +696,12 @@ struct Deform {
         const V m = load<N>(plan.m + i);
         store<N>(mask_planes + i, load<N>(mask_planes + i) * m * (1 - m));
       }
-    write_planes(mask_planes, points, p.grad_mask, p.grad_mask_strides, t, p.out_width);
+    write_planes(mask_planes, points, p.grad_mask, p.grad_mask_strides, t);
   }
 
   static void backward(const DeformParams& p, int64_t begin, int64_t end) {
     const Blocks blocks(p, kBackwardBlock);
+    const TileGrid grid(p);
     const int64_t points = p.kernel_h * p.kernel_w;
     const int64_t width = round_up(blocks.width(), kPanel), stride = width + kPad;
     const int64_t out_stride = padded(p) + kPad, row_size = p.width * p.channels;
@@ -698,10 +713,10 @@ struct Deform {
     Plan plan(scratch, points);
     A* columns = scratch.take<A>(kTile * stride);
     A* column_grads = scratch.take<A>(kTile * stride);
-    A* grads = scratch.take<A>(kTile * out_stride);
-    A* grad_planes = scratch.take<A>(3 * points * kTile);
-    Target target{scratch.take<A*>(p.height), row_size, scratch.take<A>(blocks.channels)};
-    const T* zeros = scratch.take<T>(blocks.channels);
+    A* grads = scratch.take_zeros<A>(kTile * out_stride);  // the padding stays zero
+    A* grad_planes = scratch.take_zeros<A>(3 * points * kTile);
+    Target target{scratch.take<A*>(p.height), row_size, scratch.take_zeros<A>(blocks.channels)};
+    const T* zeros = scratch.take_zeros<T>(blocks.channels);
     const Scatter scatter_block = choose_scatter(p);
 
     for (int64_t s = begin; s < end; ++s) {
@@ -720,7 +735,7 @@ struct Deform {
           }
         }
         for (int64_t index = section.tile_begin; index < section.tile_end; ++index) {
-          const Tile t = tile(p, image, index);
+          const Tile t = tile(p, grid, image, index);
           read_grad_output(p, t, grads, out_stride);
           if (p.grad_bias)
             for (int64_t i = 0; i < t.size; ++i)
