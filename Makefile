@@ -33,6 +33,15 @@ demo: setup  ## build, generate the bundled dataset, train, evaluate, draw (unde
 test: setup  ## every test that runs without a GPU (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+test-slow: setup  ## the tests that `make test` leaves out
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-simt: setup  ## the device kernels on the CPU: plain, with sanitizers, traced
+	$(BIN)/python -m pytest tests/simt -m "slow or not slow"
+	GGNET_SIMT_VARIANT=traced $(BIN)/python -m pytest tests/simt/test_actpoint_kernels.py -m "slow or not slow"
+	GGNET_SIMT_VARIANT=asan ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) \
+		$(BIN)/python -m pytest tests/simt/test_actpoint_kernels.py -m "slow or not slow"
+
 bench-eval: setup  ## time of the metrics at the size of HICO-DET's and V-COCO's test sets
 	$(BIN)/python bench/eval.py
 

@@ -49,7 +49,7 @@ def cuda_include() -> Path:
             return folder.resolve()
     raise Unavailable(
         "CUDA's headers (cuda_fp16.h, cuda_runtime_api.h) are not here; install the CUDA toolkit "
-        "or `pip install nvidia-cuda-runtime nvidia-cuda-crt`"
+        "or `pip install nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl`"
     )
 
 
@@ -64,7 +64,9 @@ def build(variant: str) -> Path:
         raise Unavailable("no C++ compiler (g++) on PATH")
     files = sources() + ([CSRC / "simt/trace.cpp"] if variant == "traced" else [])
     common = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-w", f"-I{CSRC}"]
-    for include in (cuda_include(), pybind11.get_include(), sysconfig.get_path("include")):
+    cuda = cuda_include()
+    python = sysconfig.get_path("include")
+    for include in (cuda, cuda / "cccl", pybind11.get_include(), python):
         common += ["-isystem", str(include)]
     flags = VARIANTS[variant]
 
