@@ -1,6 +1,7 @@
 """One process or many: the same training script under `python` and under `torchrun`."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,9 @@ def join_workers(device: str = "auto") -> Iterator[Worker]:
     try:
         yield worker
     finally:
+        # gloo's threads take the interpreter's lock to let go of the last collective's tensors,
+        # and ending the group waits for them while holding that lock: let them finish first.
+        time.sleep(0.2)
         dist.destroy_process_group()
 
 
