@@ -8,7 +8,28 @@ from torch import Tensor
 from ggnet.ops import _check
 from ggnet.ops.match_points import Peaks, match_points
 from ggnet.ops.topk_peaks import topk_peaks
-from ggnet.reference.decode_hoi import Triplets
+from ggnet.reference.decode_hoi import Detections, Triplets
+
+_DETECTION_MAPS = ("heatmap", "size", "center_frac")
+_INTERACTION_MAPS = ("interaction", "human_offset", "object_offset")
+
+
+def decode_detections(outputs: dict[str, Any], *, k: int = 100) -> Detections:
+    """The k highest peaks of all object classes, as boxes. Not differentiable.
+
+    Args:
+        outputs: heatmap, size and center_frac; see `decode_hoi`.
+
+    Returns:
+        Detections, highest score first. `decode_hoi` also looks at the k highest persons.
+
+    Raises:
+        ValueError, TypeError, BackendError: as `decode_hoi`.
+    """
+    _check_maps(outputs, _DETECTION_MAPS)
+    with torch.no_grad():
+        peaks = topk_peaks(outputs["heatmap"], k)
+        return Detections(_boxes(outputs, peaks), peaks[1], peaks[0])
 
 
 def decode_hoi(
@@ -17,6 +38,7 @@ def decode_hoi(
     *,
     k: int = 100,
     rule: str = "product",
+    detections: Detections | None = None,
 ) -> Triplets:
     """Peaks of objects, humans and interactions, matched into triplets.
 
@@ -31,6 +53,8 @@ def decode_hoi(
         valid_pairs: (V, num_objects) bool; None: every verb goes with every object.
         k: peaks of each kind and triplets of each image.
         rule: "product" or "distance", see `match_points`.
+        detections: boxes of another detector, in place of heatmap, size and center_frac, which
+            outputs may then lack. A box stands at the cell that holds its center.
 
     Returns:
         Triplets. Of triplets with the same human, object and verb only the first of the highest
@@ -41,11 +65,24 @@ def decode_hoi(
         TypeError: a dtype that does not fit.
         BackendError: no kernel for this device, or not in the chosen backend.
     """
-    heatmap, interaction = _checked(outputs, valid_pairs)
+    external = detections is not None
+    _check_maps(outputs, _INTERACTION_MAPS if external else _DETECTION_MAPS + _INTERACTION_MAPS)
+    interaction = outputs["interaction"]
+    if external:
+        _check_detections(detections, interaction)
+    if valid_pairs is not None:
+        classes = valid_pairs.shape[-1] if external else outputs["heatmap"].shape[1]
+        expected = (interaction.shape[1], classes)
+        _check.shape("valid_pairs", valid_pairs, expected, "(V, num_objects)")
     with torch.no_grad():
-        objects = topk_peaks(heatmap, k)
-        humans = topk_peaks(heatmap[:, :1], k)
         interactions = topk_peaks(interaction, k)
+        if external:
+            humans, objects = _candidates(detections, interactions[0].dtype)
+            human_boxes = object_boxes = detections.boxes.to(interactions[0].dtype)
+        else:
+            objects = topk_peaks(outputs["heatmap"], k)
+            humans = topk_peaks(outputs["heatmap"][:, :1], k)
+            human_boxes, object_boxes = _boxes(outputs, humans), _boxes(outputs, objects)
         _, verbs, ys, xs = interactions
         human, object_, scores = match_points(
             interactions,
@@ -64,8 +101,8 @@ def decode_hoi(
         return Triplets(
             scores=scores,
             verbs=verbs,
-            human_boxes=_take(_boxes(outputs, humans), some_human),
-            object_boxes=_take(_boxes(outputs, objects), some_object),
+            human_boxes=_take(human_boxes, some_human),
+            object_boxes=_take(object_boxes, some_object),
             human_scores=_take(humans[0], some_human),
             object_scores=_take(objects[0], some_object),
             object_labels=_take(objects[1], some_object),
@@ -75,30 +112,47 @@ def decode_hoi(
         )
 
 
-def _checked(outputs: dict[str, Any], valid_pairs: Tensor | None) -> tuple[Tensor, Tensor]:
-    names = ("heatmap", "interaction", "size", "center_frac", "human_offset", "object_offset")
+def _check_maps(outputs: dict[str, Any], names: tuple[str, ...]) -> None:
     missing = [name for name in names if name not in outputs]
     if missing:
         raise ValueError(f"outputs lacks {', '.join(missing)}; expected {', '.join(names)}")
-    heatmap, interaction = outputs["heatmap"], outputs["interaction"]
-    _check.tensor("heatmap", heatmap, 4)
-    _check.tensor("interaction", interaction, 4)
-    batch, classes, height, width = heatmap.shape
-    if classes < 1:
+    first = outputs[names[0]]
+    _check.tensor(names[0], first, 4)
+    batch, channels, height, width = first.shape
+    if names[0] == "heatmap" and channels < 1:
         raise ValueError("heatmap has no channels; expected one an object class, the person first")
-    verbs = interaction.shape[1]
-    _check.shape("interaction", interaction, (batch, verbs, height, width), "(B, V, H, W)")
-    for name in ("size", "center_frac"):
-        _check.shape(name, outputs[name], (batch, 2, height, width), "(B, 2, H, W)")
-    for name in ("human_offset", "object_offset"):
+    for name in names[1:]:
         _check.tensor(name, outputs[name], 4)
-        channels = 2 if outputs[name].shape[1] == 2 else 2 * verbs
-        meaning = "(B, 2V, H, W)"
+        channels, meaning = outputs[name].shape[1], "(B, V, H, W)"
+        if name in ("size", "center_frac"):
+            channels, meaning = 2, "(B, 2, H, W)"
+        elif name.endswith("_offset") and channels != 2:
+            channels, meaning = 2 * outputs["interaction"].shape[1], "(B, 2V, H, W)"
         _check.shape(name, outputs[name], (batch, channels, height, width), meaning)
-    _check.same_device("heatmap", heatmap, **{name: outputs[name] for name in names[1:]})
-    if valid_pairs is not None:
-        _check.shape("valid_pairs", valid_pairs, (verbs, classes), "(V, num_objects)")
-    return heatmap, interaction
+    _check.same_device(names[0], first, **{name: outputs[name] for name in names[1:]})
+
+
+def _check_detections(detections: Detections, interaction: Tensor) -> None:
+    boxes, labels, scores = detections
+    _check.tensor("detections.scores", scores, 2)
+    expected = (interaction.shape[0], scores.shape[1])
+    _check.shape("detections.scores", scores, expected, "(B, N)")
+    _check.shape("detections.labels", labels, expected, "(B, N)")
+    _check.dtype("detections.labels", labels, torch.int64)
+    _check.shape("detections.boxes", boxes, (*expected, 4), "(B, N, 4)")
+    _check.same_device(
+        "interaction",
+        interaction,
+        **{f"detections.{name}": value for name, value in detections._asdict().items()},
+    )
+
+
+def _candidates(detections: Detections, dtype: torch.dtype) -> tuple[Peaks, Peaks]:
+    """The persons among external boxes (others score 0), and all boxes, as peaks."""
+    boxes, labels, scores = detections
+    x, y = ((boxes[..., :2] + boxes[..., 2:]) / 2).floor().long().unbind(dim=2)
+    scores = scores.to(dtype)
+    return (scores.masked_fill(labels != 0, 0), labels, y, x), (scores, labels, y, x)
 
 
 def _without_duplicates(scores: Tensor, human: Tensor, object_: Tensor, verbs: Tensor) -> Tensor:

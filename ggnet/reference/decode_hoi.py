@@ -20,8 +20,27 @@ class Triplets(NamedTuple):
     object_scores: Tensor  # (B, K)
     object_labels: Tensor  # (B, K) int64
     interaction_yx: Tensor  # (B, K, 2) int64, cell of the interaction point
-    human_index: Tensor  # (B, K) int64, rank among the image's k human peaks
-    object_index: Tensor  # (B, K) int64, rank among the image's k object peaks
+    human_index: Tensor  # (B, K) int64, rank among the image's k human peaks or the detections
+    object_index: Tensor  # (B, K) int64, rank among the image's k object peaks or the detections
+
+
+class Detections(NamedTuple):
+    """N detected boxes an image; those with score 0 are padding."""
+
+    boxes: Tensor  # (B, N, 4) x1, y1, x2, y2 in cells
+    labels: Tensor  # (B, N) int64, 0 = person
+    scores: Tensor  # (B, N)
+
+
+def decode_detections(outputs: dict[str, Any], *, k: int = 100) -> Detections:
+    """The k highest peaks of all object classes, as boxes.
+
+    Args:
+        outputs: heatmap, size and center_frac; see `decode_hoi`.
+    """
+    maps = _floats({name: outputs[name] for name in _DETECTION_MAPS})
+    peaks = topk_peaks(maps["heatmap"], k)
+    return Detections(_boxes(maps, peaks), peaks[1], peaks[0])
 
 
 def decode_hoi(
@@ -30,6 +49,7 @@ def decode_hoi(
     *,
     k: int = 100,
     rule: str = "product",
+    detections: Detections | None = None,
 ) -> Triplets:
     """Peaks of objects, humans and interactions, matched into triplets.
 
@@ -40,30 +60,52 @@ def decode_hoi(
             channels 2v, 2v+1 = (x, y) of verb v, or (B, 2, H, W) for all verbs.
         valid_pairs: (V, num_objects) bool.
         k: peaks of each kind and triplets of each image.
+        detections: another detector's boxes, in place of heatmap, size and center_frac.
 
     Returns:
         Triplets. Of triplets with the same human, object and verb only the first of the highest
         score keeps its score; the others, and interactions that match nothing, have score 0.
     """
-    images = [
-        _decode_image({name: outputs[name][b : b + 1] for name in _MAPS}, valid_pairs, k, rule)
-        for b in range(outputs["heatmap"].shape[0])
-    ]
+    names = _INTERACTION_MAPS if detections is not None else _DETECTION_MAPS + _INTERACTION_MAPS
+    maps = _floats({name: outputs[name] for name in names})
+
+    def decode(part: slice) -> Triplets:
+        found = None if detections is None else Detections(*(value[part] for value in detections))
+        mine = {name: map[part] for name, map in maps.items()}
+        return _decode_image(mine, valid_pairs, k, rule, found)
+
+    images = [decode(slice(b, b + 1)) for b in range(maps["interaction"].shape[0])]
     if not images:
-        return _decode_image({name: outputs[name] for name in _MAPS}, valid_pairs, k, rule)
+        return decode(slice(None))
     return Triplets(*(torch.cat(field) for field in zip(*images, strict=True)))
 
 
-_MAPS = ("heatmap", "size", "center_frac", "interaction", "human_offset", "object_offset")
+_DETECTION_MAPS = ("heatmap", "size", "center_frac")
+_INTERACTION_MAPS = ("interaction", "human_offset", "object_offset")
+
+
+def _floats(maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: map if map.dtype == torch.float64 else map.float() for name, map in maps.items()}
 
 
 def _decode_image(
-    maps: dict[str, Tensor], valid_pairs: Tensor | None, k: int, rule: str
+    maps: dict[str, Tensor],
+    valid_pairs: Tensor | None,
+    k: int,
+    rule: str,
+    detections: Detections | None,
 ) -> Triplets:
-    maps = {name: map if map.dtype == torch.float64 else map.float() for name, map in maps.items()}
-    objects = topk_peaks(maps["heatmap"], k)
-    humans = topk_peaks(maps["heatmap"][:, :1], k)
     interactions = topk_peaks(maps["interaction"], k)
+    if detections is None:
+        objects = topk_peaks(maps["heatmap"], k)
+        humans = topk_peaks(maps["heatmap"][:, :1], k)
+        human_boxes, object_boxes = _boxes(maps, humans), _boxes(maps, objects)
+    else:
+        object_boxes, labels, scores = detections
+        human_boxes, scores = object_boxes, scores.to(interactions[0].dtype)
+        xs, ys = ((object_boxes[..., :2] + object_boxes[..., 2:]) / 2).floor().long().unbind(2)
+        objects = scores, labels, ys, xs
+        humans = torch.where(labels == 0, scores, 0), labels, ys, xs
     _, verbs, ys, xs = interactions
     human, object_, scores = match_points(
         interactions,
@@ -100,8 +142,8 @@ def _decode_image(
     return Triplets(
         ranked(scores),
         ranked(verbs),
-        ranked(of(human, _boxes(maps, humans))),
-        ranked(of(object_, _boxes(maps, objects))),
+        ranked(of(human, human_boxes)),
+        ranked(of(object_, object_boxes)),
         ranked(of(human, humans[0])),
         ranked(of(object_, objects[0])),
         ranked(of(object_, objects[1])),

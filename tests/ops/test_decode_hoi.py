@@ -6,6 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ggnet import ops, reference
 
 RULES = ("product", "distance")
+INTERACTION_MAPS = ("interaction", "human_offset", "object_offset")
 
 
 def outputs(batch=2, classes=4, verbs=5, height=12, width=9, apm=True, dtype=torch.float32, seed=0):
@@ -168,3 +169,76 @@ def test_errors_name_the_map(change, error, message):
 def test_a_table_of_another_vocabulary_is_an_error():
     with pytest.raises(ValueError, match=r"valid_pairs .*\(5, 4\)"):
         ops.decode_hoi(outputs(), torch.ones(6, 4, dtype=torch.bool))
+
+
+def external(batch=2, count=13, seed=5):
+    """Boxes that reach beyond the map, the last two of them padding."""
+    boxes = torch.rand(batch, count, 4, generator=generator(seed)) * 14 - 2
+    boxes[..., 2:] += boxes[..., :2]
+    labels = torch.randint(0, 4, (batch, count), generator=generator(seed + 1))
+    scores = torch.rand(batch, count, generator=generator(seed + 2))
+    scores[:, -2:] = 0
+    return ops.Detections(boxes, labels, scores)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_external_boxes_match_the_loop_over_images(batch, rule):
+    maps = {name: outputs(batch=batch)[name] for name in INTERACTION_MAPS}
+    valid_pairs = torch.rand(5, 4, generator=generator(1)) > 0.4
+    for pairs in (None, valid_pairs):
+        found = {"k": 20, "rule": rule, "detections": external(batch)}
+        got = ops.decode_hoi(maps, pairs, **found)
+        assert_same_triplets(got, reference.decode_hoi(maps, pairs, **found))
+        real = got.scores > 0
+        assert real.any() == (batch > 0)
+        assert (got.human_index[real] < 11).all()  # not the padding
+        labels = found["detections"].labels
+        assert (labels.gather(1, got.human_index.clamp(min=0))[real] == 0).all()
+        assert torch.equal(
+            labels.gather(1, got.object_index.clamp(min=0))[real], got.object_labels[real]
+        )
+
+
+def test_own_boxes_as_external_ones_give_the_same_triplets():
+    """But for triplets whose person is not among the best boxes of all classes."""
+    maps = outputs(height=30, width=30)
+    for name in ("size", "center_frac"):
+        maps[name].sigmoid_()  # the center's fraction lies within the cell
+    boxes = ops.decode_detections(maps, k=500)
+    assert_same_triplets(boxes, reference.decode_detections(maps, k=500))
+    mine = ops.decode_hoi(maps, k=500)
+    theirs = ops.decode_hoi(maps, k=500, detections=boxes)
+    assert torch.equal(mine.scores, theirs.scores)
+    torch.testing.assert_close(mine.human_boxes, theirs.human_boxes)
+    assert torch.equal(mine.object_index, theirs.object_index)
+
+
+def test_external_pair_by_hand():
+    maps = blank()
+    maps["interaction"][0, 3, 5, 4] = 1.0
+    maps["human_offset"][0, 6:8, 5, 4] = torch.tensor([3.0, 3.0])
+    maps["object_offset"][0, 6:8, 5, 4] = torch.tensor([-3.0, -3.0])
+    boxes = torch.tensor([[[6.0, 7, 8.5, 9], [0.5, 0.25, 2.5, 4.25], [1, 2, 2, 3]]])
+    labels = torch.tensor([[2, 0, 1]])  # the third stands where the person does, but is none
+    found = ops.decode_hoi(
+        maps, k=4, detections=ops.Detections(boxes, labels, torch.tensor([[0.5, 0.25, 0.9]]))
+    )
+    verb = torch.tensor(1.0).sigmoid()
+    assert found.scores[0, 0].item() == pytest.approx(0.5 * 0.25 * verb.item())
+    assert found.human_boxes[0, 0].tolist() == [0.5, 0.25, 2.5, 4.25]
+    assert found.object_boxes[0, 0].tolist() == [6, 7, 8.5, 9]
+    assert (found.human_index[0, 0], found.object_index[0, 0]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"boxes": torch.zeros(2, 12, 4)}, ValueError, r"detections\.boxes .*\(2, 13, 4\)"),
+        ({"labels": torch.zeros(2, 13)}, TypeError, r"detections\.labels .*int64"),
+        ({"scores": torch.zeros(3, 13)}, ValueError, r"detections\.scores .*\(2, 13\)"),
+    ],
+)
+def test_external_errors_name_the_field(change, error, message):
+    with pytest.raises(error, match=message):
+        ops.decode_hoi(outputs(), detections=external()._replace(**change))
