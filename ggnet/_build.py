@@ -57,13 +57,16 @@ def jobs(cpus: int, memory: int) -> int:
     return max(1, min(cpus, memory // BYTES_PER_JOB))
 
 
-def free_memory() -> int:
-    """Free bytes, of the machine or of the control group that limits this process."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    group = Path("/sys/fs/cgroup")
+def free_memory(meminfo: str = "/proc/meminfo", limit: str = "/sys/fs/cgroup/memory.max") -> int:
+    """Bytes that programs can still take, within what the control group may have at all."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
-        limit = int((group / "memory.max").read_text())
-        return min(free, limit - int((group / "memory.current").read_text()))
+        fields = dict(line.split(":") for line in Path(meminfo).read_text().splitlines())
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        free = total
+    try:
+        return min(free, int(Path(limit).read_text()))
     except (OSError, ValueError):  # no control group, or "max": no limit
         return free
 

@@ -27,6 +27,16 @@ def test_memory_caps_compiler_processes(cpus, memory, jobs):
     assert _build.jobs(cpus, memory) == jobs
 
 
+def test_free_memory_counts_what_caches_hold_and_the_control_groups_limit(tmp_path):
+    meminfo, limit = tmp_path / "meminfo", tmp_path / "memory.max"
+    meminfo.write_text("MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: 8000 kB\n")
+    limit.write_text("max\n")
+    assert _build.free_memory(str(meminfo), str(limit)) == 8000 * 1024
+    limit.write_text("1000\n")
+    assert _build.free_memory(str(meminfo), str(limit)) == 1000
+    assert _build.free_memory(str(tmp_path / "none"), str(limit)) == 1000
+
+
 def test_sources_are_the_schemas_and_every_cpu_kernel():
     sources = _build.sources()
     assert sources[0] == "csrc/library.cpp"
