@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' 'csrc/*.cu')
-BUILD_INPUTS := pyproject.toml setup.py $(shell find csrc kernels -type f 2>/dev/null)
+BUILD_INPUTS := pyproject.toml setup.py build_backend.py ggnet/_build.py $(shell find csrc kernels -type f 2>/dev/null)
 
 .PHONY: help setup demo test bench-eval lint format clean
 help:  ## this list
@@ -56,4 +56,4 @@ format: setup  ## apply ruff's and clang-format's style
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) build dist *.egg-info ggnet/*.so
+	rm -rf $(VENV) build dist *.egg-info ggnet/*.so ggnet/_build_info.json
