@@ -6,22 +6,24 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-_library = torch.library.Library("ggnet", "IMPL")
+_libraries: dict[str, torch.library.Library] = {}  # a registration lasts as long as its library
 
 
-def register_autocast(op: str, dtype: torch.dtype | None = None) -> None:
+def register_autocast(namespace: str, op: str, dtype: torch.dtype | None = None) -> None:
     """Under autocast, cast the floating-point tensors that `op` gets (float64 stays as it is).
 
     Args:
-        op: the operator's name without its namespace.
+        namespace: "ggnet" or that of another backend's operators.
+        op: the operator's name in it.
         dtype: what to cast to; None: the dtype of the active autocast region.
     """
+    library = _libraries.setdefault(namespace, torch.library.Library(namespace, "IMPL"))
     for device in ("cpu", "cuda"):
-        _library.impl(op, _kernel(op, device, dtype), f"Autocast{device.upper()}")
+        library.impl(op, _kernel(namespace, op, device, dtype), f"Autocast{device.upper()}")
 
 
-def _kernel(op: str, device: str, dtype: torch.dtype | None):
-    function = getattr(torch.ops.ggnet, op).default
+def _kernel(namespace: str, op: str, device: str, dtype: torch.dtype | None):
+    function = getattr(getattr(torch.ops, namespace), op).default
     key = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device.upper()}"))
 
     def kernel(*args: Any, **kwargs: Any) -> Any:

@@ -1,7 +1,8 @@
 """Which kernels run: chosen by the tensor's device, by `use_backend`, or by GGNET_BACKEND."""
 
+import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -76,21 +77,36 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def require_backend(op: str, tensor: Tensor) -> None:
-    """Raise BackendError unless the chosen backend, if any, can run `op` on the tensor's device."""
-    problem = _problem(op, tensor.device.type)
+def resolve_operator(op: str, tensor: Tensor) -> Callable:
+    """The operator that runs `op` on the tensor's device: compiled, or Triton's.
+
+    Raises:
+        BackendError: none can, or not the one that was chosen.
+    """
+    device = tensor.device.type
+    problem = _problem(op, device)
     if problem is not None:
         raise BackendError(problem)
+    return getattr(getattr(torch.ops, _namespace(op, device)), op)
 
 
-# Dynamo traces neither context variables nor the dispatcher's tables, so it takes the answer as a
-# constant. It cannot take an exception as one, hence the text.
+# Dynamo traces neither context variables nor the dispatcher's tables, so it takes the answers as
+# constants. It cannot take an exception as one, hence the text.
 @torch.compiler.assume_constant_result
 def _problem(op: str, device: str) -> str | None:
     if device == "meta":  # shapes only
         return None
     resolution = _resolve(op, device)
     return None if resolution.backend else str(resolution)
+
+
+@torch.compiler.assume_constant_result
+def _namespace(op: str, device: str) -> str:
+    if device == "meta" or _resolve(op, device).backend != "triton":
+        return "ggnet"
+    from ggnet import kernels  # importing Triton takes a second
+
+    return kernels.load()
 
 
 def _resolve(op: str, device: str) -> Resolution:
@@ -113,13 +129,25 @@ def _resolve(op: str, device: str) -> Resolution:
 def _reason(op: str, backend: str, device: str) -> str | None:
     """Why `backend` cannot run `op` on tensors of `device`; None if it can."""
     if backend == "triton":
-        return "this version has no Triton kernel of the operator"
+        return _triton_reason(device)
     if backend != device:
         return f"the tensor is on {device}"
     key = torch._C._dispatch_key_for_device(device)
     if not torch._C._dispatch_has_kernel_for_dispatch_key(f"ggnet::{op}", key):
         return f"the compiled library has no {device} kernel of the operator"
     return None
+
+
+def _triton_reason(device: str) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install triton)"
+    if device == "cuda":
+        return None
+    if device == "cpu":
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            return None
+        return "the tensor is on cpu, where only Triton's interpreter runs (TRITON_INTERPRET=1)"
+    return f"the tensor is on {device}"
 
 
 def _choice() -> str | None:

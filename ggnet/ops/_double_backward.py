@@ -3,7 +3,7 @@
 import torch
 
 
-def refuse_double_backward(op: str) -> None:
+def refuse_double_backward(namespace: str, op: str) -> None:
     """Make the second derivative of `op` raise, and name what can compute it."""
 
     def backward(ctx, *grads):
@@ -12,4 +12,4 @@ def refuse_double_backward(op: str) -> None:
             f"ggnet.reference.{op}, which plain autograd differentiates"
         )
 
-    torch.library.register_autograd(f"ggnet::{op}_backward", backward)
+    torch.library.register_autograd(f"{namespace}::{op}_backward", backward)

@@ -1,11 +1,13 @@
 """ActPoint aggregation: the gaze step of GGNet (CVPR 2021) in one pass."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ggnet.ops import _check, _layout
 from ggnet.ops._autocast import register_autocast
-from ggnet.ops._backend import require_backend
+from ggnet.ops._backend import resolve_operator
 from ggnet.ops._double_backward import refuse_double_backward
 
 
@@ -69,20 +71,18 @@ def actpoint_aggregate(
     _check.like(
         "features", features, points=points, weight=weight, bias=bias, base_offset=base_offset
     )
-    require_backend("actpoint_aggregate", features)
-    return torch.ops.ggnet.actpoint_aggregate(
-        features, points, weight, bias, base_offset, relu=relu
-    )
+    operator = resolve_operator("actpoint_aggregate", features)
+    return operator(features, points, weight, bias, base_offset, relu=relu)
 
 
-@torch.library.register_fake("ggnet::actpoint_aggregate")
-def _(features, points, weight, bias=None, base_offset=None, *, relu=False):
+def _fake(features, points, weight, bias=None, base_offset=None, *, relu=False):
     batch, _, height, width = features.shape
     return _layout.empty((batch, weight.shape[0], height, width), features, follow=True)
 
 
-@torch.library.register_fake("ggnet::actpoint_aggregate_backward")
-def _(grad_output, features, points, weight, base_offset, output, grad_mask, deterministic):
+def _fake_backward(
+    grad_output, features, points, weight, base_offset, output, grad_mask, deterministic
+):
     return (
         _layout.gradient(features, grad_mask & 1),
         _layout.gradient(points, grad_mask & 2),
@@ -97,23 +97,21 @@ def _setup_context(ctx, inputs, keyword_only_inputs, output) -> None:
     ctx.save_for_backward(features, points, weight, base_offset, rectified)
 
 
-def _backward(ctx, grad_output):
+def _backward(operator, ctx, grad_output):
     features, points, weight, base_offset, output = ctx.saved_tensors
     # The dispatcher drops trailing arguments that have their default value.
     wants = (*ctx.needs_input_grad, False, False)[:5]
     wants_features, wants_points, wants_weight, wants_bias, wants_base = wants
     mask = wants_features + 2 * (wants_points or wants_base) + 4 * wants_weight + 8 * wants_bias
-    grad_features, grad_points, grad_weight, grad_bias = (
-        torch.ops.ggnet.actpoint_aggregate_backward(
-            grad_output,
-            features,
-            points,
-            weight,
-            base_offset,
-            output,
-            mask,
-            torch.are_deterministic_algorithms_enabled(),
-        )
+    grad_features, grad_points, grad_weight, grad_bias = operator(
+        grad_output,
+        features,
+        points,
+        weight,
+        base_offset,
+        output,
+        mask,
+        torch.are_deterministic_algorithms_enabled(),
     )
     grad_base = None
     if wants_base:
@@ -129,8 +127,16 @@ def _backward(ctx, grad_output):
     )
 
 
-torch.library.register_autograd(
-    "ggnet::actpoint_aggregate", _backward, setup_context=_setup_context
-)
-refuse_double_backward("actpoint_aggregate")
-register_autocast("actpoint_aggregate")
+def register(namespace: str) -> None:
+    """Register the fake kernels, autograd and autocast of `namespace`'s operator."""
+    torch.library.register_fake(f"{namespace}::actpoint_aggregate", _fake)
+    torch.library.register_fake(f"{namespace}::actpoint_aggregate_backward", _fake_backward)
+    backward = partial(_backward, getattr(torch.ops, namespace).actpoint_aggregate_backward)
+    torch.library.register_autograd(
+        f"{namespace}::actpoint_aggregate", backward, setup_context=_setup_context
+    )
+    refuse_double_backward(namespace, "actpoint_aggregate")
+    register_autocast(namespace, "actpoint_aggregate")
+
+
+register("ggnet")

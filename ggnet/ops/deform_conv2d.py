@@ -1,11 +1,13 @@
 """Modulated deformable convolution (Zhu et al., Deformable ConvNets v2, CVPR 2019)."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ggnet.ops import _check, _layout
 from ggnet.ops._autocast import register_autocast
-from ggnet.ops._backend import require_backend
+from ggnet.ops._backend import resolve_operator
 from ggnet.ops._double_backward import refuse_double_backward
 
 
@@ -87,24 +89,20 @@ def deform_conv2d(
     _check.indexable("the output", (batch, outputs, out_h, out_w))
     _check.floating("input", input)
     _check.like("input", input, offset=offset, weight=weight, bias=bias, mask=mask)
-    require_backend("deform_conv2d", input)
-    return torch.ops.ggnet.deform_conv2d(
-        input, offset, weight, bias, *stride, *padding, *dilation, mask
-    )
+    operator = resolve_operator("deform_conv2d", input)
+    return operator(input, offset, weight, bias, *stride, *padding, *dilation, mask)
 
 
 def _output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-@torch.library.register_fake("ggnet::deform_conv2d")
-def _(input, offset, weight, bias, *steps_and_mask):
+def _fake(input, offset, weight, bias, *steps_and_mask):
     batch, outputs = input.shape[0], weight.shape[0]
     return _layout.empty((batch, outputs, *offset.shape[2:]), input, follow=True)
 
 
-@torch.library.register_fake("ggnet::deform_conv2d_backward")
-def _(grad_output, input, offset, weight, mask, *steps_and_flags):
+def _fake_backward(grad_output, input, offset, weight, mask, *steps_and_flags):
     *_, grad_mask, _deterministic = steps_and_flags
     return (
         _layout.gradient(input, grad_mask & 1),
@@ -121,9 +119,9 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.steps = steps
 
 
-def _backward(ctx, grad_output):
+def _backward(operator, ctx, grad_output):
     wants = [ctx.needs_input_grad[i] for i in (0, 1, 2, 3, 10)]
-    grads = torch.ops.ggnet.deform_conv2d_backward(
+    grads = operator(
         grad_output,
         *ctx.saved_tensors,
         *ctx.steps,
@@ -134,6 +132,16 @@ def _backward(ctx, grad_output):
     return (*first, *[None] * 6, last)
 
 
-torch.library.register_autograd("ggnet::deform_conv2d", _backward, setup_context=_setup_context)
-refuse_double_backward("deform_conv2d")
-register_autocast("deform_conv2d")
+def register(namespace: str) -> None:
+    """Register the fake kernels, autograd and autocast of `namespace`'s operator."""
+    torch.library.register_fake(f"{namespace}::deform_conv2d", _fake)
+    torch.library.register_fake(f"{namespace}::deform_conv2d_backward", _fake_backward)
+    backward = partial(_backward, getattr(torch.ops, namespace).deform_conv2d_backward)
+    torch.library.register_autograd(
+        f"{namespace}::deform_conv2d", backward, setup_context=_setup_context
+    )
+    refuse_double_backward(namespace, "deform_conv2d")
+    register_autocast(namespace, "deform_conv2d")
+
+
+register("ggnet")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ggnet.ops import _check, _layout
-from ggnet.ops._backend import require_backend
+from ggnet.ops._backend import resolve_operator
 
 
 def draw_heatmaps(
@@ -62,12 +62,17 @@ def draw_heatmaps(
         _check.number(name, factor)
         if factor <= 0:
             raise ValueError(f"{name} is {factor}; expected a number above 0")
-    require_backend("draw_heatmaps", centers)
-    return torch.ops.ggnet.draw_heatmaps(
-        centers, radii, signs, shape, positive_factor, negative_factor
-    )
+    operator = resolve_operator("draw_heatmaps", centers)
+    return operator(centers, radii, signs, shape, positive_factor, negative_factor)
 
 
-@torch.library.register_fake("ggnet::draw_heatmaps")
-def _(centers, radii, signs, shape, positive_factor, negative_factor):
+def _fake(centers, radii, signs, shape, positive_factor, negative_factor):
     return _layout.empty(shape, centers, dtype=torch.float32)
+
+
+def register(namespace: str) -> None:
+    """Register the fake kernel of `namespace`'s operator."""
+    torch.library.register_fake(f"{namespace}::draw_heatmaps", _fake)
+
+
+register("ggnet")

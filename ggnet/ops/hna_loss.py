@@ -1,11 +1,13 @@
 """Hard-negative attentive loss: GGNet (CVPR 2021), Eq. 4."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ggnet.ops import _check, _layout
 from ggnet.ops._autocast import register_autocast
-from ggnet.ops._backend import require_backend
+from ggnet.ops._backend import resolve_operator
 from ggnet.ops._double_backward import refuse_double_backward
 
 
@@ -60,19 +62,17 @@ def hna_loss(
     _check.number("eps", eps)
     if not 0 < eps < 0.5:
         raise ValueError(f"eps is {eps}; expected a number between 0 and 0.5")
-    require_backend("hna_loss", logits)
+    operator = resolve_operator("hna_loss", logits)
     with_grad = torch.is_grad_enabled() and logits.requires_grad
-    return torch.ops.ggnet.hna_loss(logits, target, alpha, beta, gamma, eps, with_grad)[0]
+    return operator(logits, target, alpha, beta, gamma, eps, with_grad)[0]
 
 
-@torch.library.register_fake("ggnet::hna_loss")
-def _(logits, target, alpha, beta, gamma, eps, with_grad):
+def _fake(logits, target, alpha, beta, gamma, eps, with_grad):
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     return _layout.empty((), logits, dtype=dtype), _layout.gradient(logits, with_grad)
 
 
-@torch.library.register_fake("ggnet::hna_loss_backward")
-def _(grad_loss, grad):
+def _fake_backward(grad_loss, grad):
     return _layout.gradient(grad, True)
 
 
@@ -81,16 +81,26 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.save_for_backward(output[1])
 
 
-def _backward(ctx, grad_loss, grad_of_grad):
+def _backward(operator, ctx, grad_loss, grad_of_grad):
     if not ctx.with_grad:
         raise RuntimeError(
             "torch.ops.ggnet.hna_loss was called with with_grad=False, so there is no gradient; "
             "call ggnet.ops.hna_loss, which asks for it when the logits require it"
         )
     (grad,) = ctx.saved_tensors
-    return torch.ops.ggnet.hna_loss_backward(grad_loss, grad), *[None] * 6
+    return operator(grad_loss, grad), *[None] * 6
 
 
-torch.library.register_autograd("ggnet::hna_loss", _backward, setup_context=_setup_context)
-refuse_double_backward("hna_loss")
-register_autocast("hna_loss", torch.float32)
+def register(namespace: str) -> None:
+    """Register the fake kernels, autograd and autocast of `namespace`'s operator."""
+    torch.library.register_fake(f"{namespace}::hna_loss", _fake)
+    torch.library.register_fake(f"{namespace}::hna_loss_backward", _fake_backward)
+    backward = partial(_backward, getattr(torch.ops, namespace).hna_loss_backward)
+    torch.library.register_autograd(
+        f"{namespace}::hna_loss", backward, setup_context=_setup_context
+    )
+    refuse_double_backward(namespace, "hna_loss")
+    register_autocast(namespace, "hna_loss", torch.float32)
+
+
+register("ggnet")

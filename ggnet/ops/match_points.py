@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ggnet.ops import _check, _layout
 from ggnet.ops._autocast import register_autocast
-from ggnet.ops._backend import require_backend
+from ggnet.ops._backend import resolve_operator
 
 Peaks = tuple[Tensor, Tensor, Tensor, Tensor]
 RULES = ("product", "distance")
@@ -70,9 +70,9 @@ def match_points(
         _check.same_device("interactions", scores, valid_pairs=valid_pairs)
     if rule not in RULES:
         raise ValueError(f"rule is {rule!r}; expected one of {', '.join(RULES)}")
-    require_backend("match_points", scores)
+    operator = resolve_operator("match_points", scores)
     with torch.no_grad():
-        return torch.ops.ggnet.match_points(
+        return operator(
             list(interactions),
             list(humans),
             list(objects),
@@ -96,11 +96,16 @@ def _peaks(name: str, peaks: Peaks) -> None:
         _check.same_device(f"{name}[0] (scores)", scores, **{label: peaks[i]})
 
 
-@torch.library.register_fake("ggnet::match_points")
-def _(interactions, humans, objects, human_offsets, object_offsets, valid_pairs, rule):
+def _fake(interactions, humans, objects, human_offsets, object_offsets, valid_pairs, rule):
     scores = interactions[0]
     index = _layout.empty(scores.shape, scores, dtype=torch.int64)
     return index, torch.empty_like(index), _layout.empty(scores.shape, scores)
 
 
-register_autocast("match_points", torch.float32)
+def register(namespace: str) -> None:
+    """Register the fake kernel and autocast of `namespace`'s operator."""
+    torch.library.register_fake(f"{namespace}::match_points", _fake)
+    register_autocast(namespace, "match_points", torch.float32)
+
+
+register("ggnet")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ggnet.ops import _check, _layout
-from ggnet.ops._backend import require_backend
+from ggnet.ops._backend import resolve_operator
 
 
 def topk_peaks(
@@ -41,13 +41,20 @@ def topk_peaks(
     if kernel_size % 2 == 0:
         raise ValueError(f"kernel_size is {kernel_size}; expected an odd number")
     _check.indexable("the output", (logits.shape[0], k))
-    require_backend("topk_peaks", logits)
-    return torch.ops.ggnet.topk_peaks(logits.detach(), k, kernel_size)
+    operator = resolve_operator("topk_peaks", logits)
+    return operator(logits.detach(), k, kernel_size)
 
 
-@torch.library.register_fake("ggnet::topk_peaks")
-def _(logits, k, kernel_size):
+def _fake(logits, k, kernel_size):
     shape = (logits.shape[0], k)
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     scores = _layout.empty(shape, logits, dtype=dtype)
     return scores, *(_layout.empty(shape, logits, dtype=torch.int64) for _ in range(3))
+
+
+def register(namespace: str) -> None:
+    """Register the fake kernel of `namespace`'s operator."""
+    torch.library.register_fake(f"{namespace}::topk_peaks", _fake)
+
+
+register("ggnet")

@@ -1,0 +1,676 @@
+"""Modulated deformable convolution in Triton: the kernels of actpoint_aggregate and deform_conv2d.
+
+The same decomposition as csrc/actpoint: an implicit GEMM whose columns never exist in memory.
+
+    forward       a program computes BLOCK_P pixels for all outputs (BLOCK_O of them beyond 256), so
+                  a sample is gathered once, interpolated in float32, rounded to the features' own
+                  type and multiplied there, with float32 sums
+    backward      a program computes one tap of BLOCK_P pixels: the columns' gradient, its dot
+                  products with the four corners (gradients of offset and mask), and the scatter
+                  into the features' gradient, the only sum whose order is not fixed unless asked
+    weight_grad   a program owns a tap and BLOCK_C channels for all outputs over a fixed share of
+                  the pixels; the shares are then added in order
+
+The order of sums depends on the chosen block sizes, not on the run: results repeat bit by bit for
+one choice, which Triton's cache keeps.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from ggnet.kernels.common import (
+    INTERPRET,
+    channels_adjacent,
+    float32_precision,
+    size_class,
+    tuned,
+    wrap_triton,
+)
+from torch import Tensor
+
+MAX_OUTPUTS = 256  # of a program
+SPLIT_PROGRAMS = 512  # of weight_grad, enough to fill a large device; the same on every device
+
+
+@triton.jit
+def locate(
+    offset,
+    base,
+    mask,
+    offset_b,
+    offset_c,
+    offset_p,
+    base_b,
+    base_c,
+    base_p,
+    mask_b,
+    mask_c,
+    mask_p,
+    pixel,
+    pixels,
+    k,
+    height,
+    width,
+    out_height,
+    out_width,
+    kernel_w,
+    stride_h,
+    stride_w,
+    pad_h,
+    pad_w,
+    dilation_h,
+    dilation_w,
+    HAS_BASE: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    SIGMOID: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Tap k of each pixel: index of its upper left cell in [B, H, W], the fractions of the way to
+    the next row and column, the tap's factor (0 outside), and which of its corners
+    (y, x), (y, x+1), (y+1, x), (y+1, x+1) lie in the map.
+    """
+    live = pixel < pixels
+    area = out_height * out_width
+    b = pixel // area
+    cell = pixel % area
+    from_offset = offset + b * offset_b + cell * offset_p + 2 * k * offset_c
+    dy = tl.load(from_offset, mask=live, other=0.0).to(ACC)
+    dx = tl.load(from_offset + offset_c, mask=live, other=0.0).to(ACC)
+    if HAS_BASE:
+        from_base = base + b * base_b + cell * base_p + 2 * k * base_c
+        dy += tl.load(from_base, mask=live, other=0.0).to(ACC)
+        dx += tl.load(from_base + base_c, mask=live, other=0.0).to(ACC)
+    scale = tl.full(pixel.shape, 1.0, ACC)
+    if HAS_MASK:
+        from_mask = mask + b * mask_b + cell * mask_p + k * mask_c
+        scale = tl.load(from_mask, mask=live, other=0.0).to(ACC)
+        if SIGMOID:
+            scale = 1.0 / (1.0 + tl.exp(-scale))
+    y = (cell // out_width * stride_h - pad_h + k // kernel_w * dilation_h).to(ACC) + dy
+    x = (cell % out_width * stride_w - pad_w + k % kernel_w * dilation_w).to(ACC) + dx
+    # Written so that NaN is outside. At exactly -1 the sample is zero, but its derivative from the
+    # right is not.
+    inside = live & (y >= -1.0) & (x >= -1.0) & (y < height) & (x < width)
+    y = tl.where(inside, y, 0.0)
+    x = tl.where(inside, x, 0.0)
+    top = tl.floor(y)
+    left = tl.floor(x)
+    row = top.to(tl.int32)
+    column = left.to(tl.int32)
+    upper = inside & (row >= 0)
+    lower = inside & (row + 1 < height)
+    at_left = column >= 0
+    at_right = column + 1 < width
+    return (
+        (b * height + row) * width + column,
+        y - top,
+        x - left,
+        tl.where(inside, scale, 0.0),
+        upper & at_left,
+        upper & at_right,
+        lower & at_left,
+        lower & at_right,
+    )
+
+
+@triton.jit
+def corner(features, cell, present, c, channels, EVEN_C: tl.constexpr, ACC: tl.constexpr):
+    """Channels c of a corner of each pixel, zero outside of the map and beyond the channels."""
+    source = features + cell[:, None] * channels + c[None, :]
+    if EVEN_C:
+        value = tl.load(source, mask=present[:, None], other=0.0)
+    else:
+        value = tl.load(source, mask=present[:, None] & (c < channels)[None, :], other=0.0)
+    return value.to(ACC)
+
+
+@triton.jit
+def product(a, b, sum, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
+    """sum + a @ b. The interpreter's bfloat16 product is wrong: there it is float32's."""
+    if INTERPRETED and a.dtype == tl.bfloat16:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), sum)
+    return tl.dot(a, b, sum, input_precision=PRECISION, out_dtype=sum.dtype)
+
+
+@triton.jit
+def tile(pointer, rows, row_count, columns, column_count, EVEN: tl.constexpr):
+    """A tile of a dense matrix with `column_count` columns, zeros beyond it; EVEN: columns fit."""
+    source = pointer + rows[:, None] * column_count + columns[None, :]
+    if EVEN:
+        return tl.load(source, mask=(rows < row_count)[:, None], other=0.0)
+    present = (rows < row_count)[:, None] & (columns < column_count)[None, :]
+    return tl.load(source, mask=present, other=0.0)
+
+
+def _config(pixels: int, channels: int, warps: int, stages: int) -> triton.Config:
+    blocks = {"BLOCK_P": pixels, "BLOCK_C": channels}
+    return triton.Config(blocks, num_warps=warps, num_stages=stages)
+
+
+# Curated: every one of them compiles for sm_80, sm_90, sm_100 and gfx942 without spills
+# (tests/triton). The first serves the interpreter.
+FORWARD_CONFIGS = [_config(64, 32, 8, 2), _config(64, 64, 8, 2), _config(128, 32, 8, 2)]
+BACKWARD_CONFIGS = [_config(64, 32, 8, 1), _config(32, 64, 8, 1), _config(32, 32, 4, 1)]
+WEIGHT_CONFIGS = [_config(32, 64, 8, 2), _config(64, 32, 8, 2), _config(32, 32, 8, 2)]
+KEY = ["channels", "outputs", "taps", "SIZE"]
+
+
+@tuned(FORWARD_CONFIGS, key=KEY)
+@triton.jit
+def forward_kernel(
+    features,  # [B, H, W, C]
+    offset,  # [B, 2K, h, w] in strides
+    base,  # [B, 2K, h, w] in strides, added to offset
+    mask,  # [B, K, h, w] in strides
+    weight,  # [K * C, O]
+    bias,  # [O]
+    out,  # [B * h * w, O]
+    offset_b,
+    offset_c,
+    offset_p,
+    base_b,
+    base_c,
+    base_p,
+    mask_b,
+    mask_c,
+    mask_p,
+    pixels,
+    channels,
+    outputs,
+    taps,
+    height,
+    width,
+    out_height,
+    out_width,
+    kernel_w,
+    stride_h,
+    stride_w,
+    pad_h,
+    pad_w,
+    dilation_h,
+    dilation_w,
+    HAS_BASE: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    SIGMOID: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    RELU: tl.constexpr,
+    EVEN_C: tl.constexpr,
+    EVEN_O: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    SIZE: tl.constexpr,  # only a key of the tuning
+    BLOCK_O: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    T: tl.constexpr = features.dtype.element_ty
+    ACC: tl.constexpr = tl.float64 if tl.float64 == T else tl.float32
+    pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
+    sum = tl.zeros((BLOCK_P, BLOCK_O), ACC)
+    for k in range(taps):
+        cell, fy, fx, scale, in00, in01, in10, in11 = locate(
+            offset, base, mask, offset_b, offset_c, offset_p, base_b, base_c, base_p,
+            mask_b, mask_c, mask_p, pixel, pixels, k, height, width, out_height, out_width,
+            kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
+            HAS_BASE, HAS_MASK, SIGMOID, ACC,
+        )  # fmt: skip
+        bottom = fy * scale
+        top = scale - bottom
+        w01 = (top * fx)[:, None]
+        w11 = (bottom * fx)[:, None]
+        w00 = top[:, None] - w01
+        w10 = bottom[:, None] - w11
+        for first in range(0, channels, BLOCK_C):
+            c = first + tl.arange(0, BLOCK_C)
+            sample = w00 * corner(features, cell, in00, c, channels, EVEN_C, ACC)
+            sample += w01 * corner(features, cell + 1, in01, c, channels, EVEN_C, ACC)
+            sample += w10 * corner(features, cell + width, in10, c, channels, EVEN_C, ACC)
+            sample += w11 * corner(features, cell + width + 1, in11, c, channels, EVEN_C, ACC)
+            # Where the slice exceeds the channels the sample is zero; the next tap's weights, which
+            # it then meets, are finite or not: masked.
+            rows = k * channels + c
+            end = (k + 1) * channels
+            weights = tile(weight, rows, end, o, outputs, EVEN_O)
+            sum = product(sample.to(T), weights, sum, PRECISION, INTERPRETED)
+    if HAS_BIAS:
+        sum += tl.load(bias + o, mask=o < outputs, other=0.0).to(ACC)[None, :]
+    if RELU:
+        sum = tl.where(sum < 0.0, 0.0, sum)  # NaN stays
+    target = out + pixel[:, None] * outputs + o[None, :]
+    if EVEN_O:
+        tl.store(target, sum.to(T), mask=(pixel < pixels)[:, None])
+    else:
+        tl.store(target, sum.to(T), mask=(pixel < pixels)[:, None] & (o < outputs)[None, :])
+
+
+@triton.jit
+def scatter(
+    target,
+    value,
+    cell,
+    present,
+    c,
+    channels,
+    per_unit,
+    FIXED_POINT: tl.constexpr,
+    EVEN_C: tl.constexpr,
+):
+    """Add `value` to channels c of a corner of each pixel."""
+    at = target + cell[:, None] * channels + c[None, :]
+    if EVEN_C:
+        lanes = tl.broadcast_to(present[:, None], value.shape)
+    else:
+        lanes = present[:, None] & (c < channels)[None, :]
+    if FIXED_POINT:
+        # Integer addition is associative: any order gives the same bits.
+        value = (value.to(tl.float64) * per_unit).to(tl.int64)
+    tl.atomic_add(at, value, mask=lanes, sem="relaxed")
+
+
+@tuned(BACKWARD_CONFIGS, key=KEY, reset_to_zero=["grad_features"])
+@triton.jit
+def backward_kernel(
+    grad_out,  # [B * h * w, O]
+    features,  # [B, H, W, C]
+    offset,
+    base,
+    mask,
+    weight,  # [K * O, C]
+    grad_features,  # [B, H, W, C] zeros: float sums, or integers of `per_unit` to 1
+    grad_points,  # [B, 2K or 3K, h, w] in strides: of offset, then of mask
+    per_unit,  # [1] float64
+    offset_b,
+    offset_c,
+    offset_p,
+    base_b,
+    base_c,
+    base_p,
+    mask_b,
+    mask_c,
+    mask_p,
+    grad_b,
+    grad_c,
+    grad_p,
+    pixels,
+    channels,
+    outputs,
+    taps,
+    height,
+    width,
+    out_height,
+    out_width,
+    kernel_w,
+    stride_h,
+    stride_w,
+    pad_h,
+    pad_w,
+    dilation_h,
+    dilation_w,
+    HAS_BASE: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    SIGMOID: tl.constexpr,
+    FEATURES: tl.constexpr,  # wanted gradients
+    POINTS: tl.constexpr,
+    FIXED_POINT: tl.constexpr,
+    EVEN_C: tl.constexpr,
+    EVEN_O: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    SIZE: tl.constexpr,
+    ONE_TILE: tl.constexpr,  # BLOCK_O holds all outputs
+    BLOCK_O: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    T: tl.constexpr = features.dtype.element_ty
+    ACC: tl.constexpr = tl.float64 if tl.float64 == T else tl.float32
+    pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    k = tl.program_id(1)
+    cell, fy, fx, scale, in00, in01, in10, in11 = locate(
+        offset, base, mask, offset_b, offset_c, offset_p, base_b, base_c, base_p,
+        mask_b, mask_c, mask_p, pixel, pixels, k, height, width, out_height, out_width,
+        kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
+        HAS_BASE, HAS_MASK, SIGMOID, ACC,
+    )  # fmt: skip
+    up = 1.0 - fy
+    left = 1.0 - fx
+    units = tl.load(per_unit) if FIXED_POINT else 1.0
+    dot00 = tl.zeros((BLOCK_P,), ACC)
+    dot01 = tl.zeros((BLOCK_P,), ACC)
+    dot10 = tl.zeros((BLOCK_P,), ACC)
+    dot11 = tl.zeros((BLOCK_P,), ACC)
+    o = tl.arange(0, BLOCK_O)
+    if ONE_TILE:
+        gradient = tile(grad_out, pixel, pixels, o, outputs, EVEN_O)
+    for first in range(0, channels, BLOCK_C):
+        c = first + tl.arange(0, BLOCK_C)
+        column = tl.zeros((BLOCK_P, BLOCK_C), ACC)  # gradient of the sample before its weight
+        end = (k + 1) * outputs
+        if ONE_TILE:
+            weights = tile(weight, k * outputs + o, end, c, channels, EVEN_C)
+            column = product(gradient, weights, column, PRECISION, INTERPRETED)
+        else:
+            for start in range(0, outputs, BLOCK_O):
+                some = tile(grad_out, pixel, pixels, start + o, outputs, EVEN_O)
+                weights = tile(weight, k * outputs + start + o, end, c, channels, EVEN_C)
+                column = product(some, weights, column, PRECISION, INTERPRETED)
+        if POINTS:
+            value = corner(features, cell, in00, c, channels, EVEN_C, ACC)
+            dot00 += tl.sum(column * value, axis=1)
+            value = corner(features, cell + 1, in01, c, channels, EVEN_C, ACC)
+            dot01 += tl.sum(column * value, axis=1)
+            value = corner(features, cell + width, in10, c, channels, EVEN_C, ACC)
+            dot10 += tl.sum(column * value, axis=1)
+            value = corner(features, cell + width + 1, in11, c, channels, EVEN_C, ACC)
+            dot11 += tl.sum(column * value, axis=1)
+        if FEATURES:
+            share = (scale * up * left)[:, None] * column
+            scatter(grad_features, share, cell, in00, c, channels, units, FIXED_POINT, EVEN_C)
+            share = (scale * up * fx)[:, None] * column
+            scatter(grad_features, share, cell + 1, in01, c, channels, units, FIXED_POINT, EVEN_C)
+            below = cell + width
+            share = (scale * fy * left)[:, None] * column
+            scatter(grad_features, share, below, in10, c, channels, units, FIXED_POINT, EVEN_C)
+            share = (scale * fy * fx)[:, None] * column
+            scatter(grad_features, share, below + 1, in11, c, channels, units, FIXED_POINT, EVEN_C)
+    if POINTS:
+        area = out_height * out_width
+        target = grad_points + pixel // area * grad_b + pixel % area * grad_p
+        live = pixel < pixels
+        dy = scale * (left * (dot10 - dot00) + fx * (dot11 - dot01))
+        dx = scale * (up * (dot01 - dot00) + fy * (dot11 - dot10))
+        tl.store(target + 2 * k * grad_c, dy.to(T), mask=live)
+        tl.store(target + (2 * k + 1) * grad_c, dx.to(T), mask=live)
+        if HAS_MASK:
+            factor = up * (left * dot00 + fx * dot01) + fy * (left * dot10 + fx * dot11)
+            if SIGMOID:
+                factor *= scale * (1.0 - scale)
+            tl.store(target + (2 * taps + k) * grad_c, factor.to(T), mask=live)
+
+
+@tuned(WEIGHT_CONFIGS, key=KEY)
+@triton.jit
+def weight_grad_kernel(
+    grad_out,  # [B * h * w, O]
+    features,  # [B, H, W, C]
+    offset,
+    base,
+    mask,
+    partial,  # [splits, K, O, C]
+    offset_b,
+    offset_c,
+    offset_p,
+    base_b,
+    base_c,
+    base_p,
+    mask_b,
+    mask_c,
+    mask_p,
+    share,  # pixels of a split
+    pixels,
+    channels,
+    outputs,
+    taps,
+    height,
+    width,
+    out_height,
+    out_width,
+    kernel_w,
+    stride_h,
+    stride_w,
+    pad_h,
+    pad_w,
+    dilation_h,
+    dilation_w,
+    HAS_BASE: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    SIGMOID: tl.constexpr,
+    EVEN_C: tl.constexpr,
+    EVEN_O: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    SIZE: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    T: tl.constexpr = features.dtype.element_ty
+    ACC: tl.constexpr = tl.float64 if tl.float64 == T else tl.float32
+    k = tl.program_id(0) % taps
+    c = tl.program_id(0) // taps * BLOCK_C + tl.arange(0, BLOCK_C)
+    o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
+    split = tl.program_id(2)
+    begin = split * share
+    end = tl.minimum(begin + share, pixels)
+    sum = tl.zeros((BLOCK_O, BLOCK_C), ACC)
+    for first in range(begin, end, BLOCK_P):
+        pixel = first + tl.arange(0, BLOCK_P)
+        cell, fy, fx, scale, in00, in01, in10, in11 = locate(
+            offset, base, mask, offset_b, offset_c, offset_p, base_b, base_c, base_p,
+            mask_b, mask_c, mask_p, pixel, end, k, height, width, out_height, out_width,
+            kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
+            HAS_BASE, HAS_MASK, SIGMOID, ACC,
+        )  # fmt: skip
+        bottom = (fy * scale)[:, None]
+        top = scale[:, None] - bottom
+        right = fx[:, None]
+        sample = (top - top * right) * corner(features, cell, in00, c, channels, EVEN_C, ACC)
+        sample += top * right * corner(features, cell + 1, in01, c, channels, EVEN_C, ACC)
+        below = cell + width
+        sample += (bottom - bottom * right) * corner(
+            features, below, in10, c, channels, EVEN_C, ACC
+        )
+        sample += bottom * right * corner(features, below + 1, in11, c, channels, EVEN_C, ACC)
+        gradient = tile(grad_out, pixel, end, o, outputs, EVEN_O)
+        sum = product(tl.trans(gradient), sample.to(T), sum, PRECISION, INTERPRETED)
+    row = (split * taps + k).to(tl.int64) * outputs + o
+    target = partial + row[:, None] * channels + c[None, :]
+    tl.store(target, sum, mask=(o < outputs)[:, None] & (c < channels)[None, :])
+
+
+def forward(
+    features: Tensor,
+    offset: Tensor,
+    base: Tensor | None,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    steps: tuple[int, ...],
+    sigmoid: bool,
+    relu: bool,
+) -> Tensor:
+    """(B, O, h, w) in the memory format of the features; steps: strides, paddings, dilations."""
+    batch, _, out_height, out_width = offset.shape
+    outputs, channels = weight.shape[:2]
+    pixels = batch * out_height * out_width
+    out = features.new_empty((batch, out_height, out_width, outputs))
+    if out.numel() > 0:
+        weights = weight.flatten(2).permute(2, 1, 0).contiguous()  # [K, C, O]
+        points, strides = _points(offset, base, mask)
+        block = _outputs_block(outputs)
+        wrap_triton(forward_kernel)[
+            lambda meta: (triton.cdiv(pixels, meta["BLOCK_P"]), triton.cdiv(outputs, block))
+        ](
+            channels_adjacent(features),
+            *points,
+            weights,
+            weights if bias is None else bias.contiguous(),
+            out,
+            *strides,
+            *_sizes(features, weight, offset, steps),
+            HAS_BASE=base is not None,
+            HAS_MASK=mask is not None,
+            SIGMOID=sigmoid,
+            HAS_BIAS=bias is not None,
+            RELU=relu,
+            EVEN_C=channels % 64 == 0,
+            EVEN_O=outputs % block == 0,
+            PRECISION=float32_precision(),
+            INTERPRETED=INTERPRET,
+            SIZE=size_class(pixels),
+            BLOCK_O=block,
+        )
+    return _as_features(out, features)
+
+
+def backward(
+    grad_output: Tensor,
+    features: Tensor,
+    offset: Tensor,
+    base: Tensor | None,
+    mask: Tensor | None,
+    weight: Tensor,
+    steps: tuple[int, ...],
+    sigmoid: bool,
+    wanted: tuple[bool, bool, bool, bool],
+    deterministic: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of features, points (of offset, then of mask, if given), weight and bias.
+
+    `wanted` says which; the others have no elements. The points' is contiguous.
+    """
+    wants_features, wants_points, wants_weight, wants_bias = wanted
+    outputs, channels, kernel_h, kernel_w = weight.shape
+    batch, double_taps, out_height, out_width = offset.shape
+    taps = kernel_h * kernel_w
+    pixels = batch * out_height * out_width
+    gradient = channels_adjacent(grad_output)  # [B, h, w, O]
+    dense = channels_adjacent(features)
+    points, strides = _points(offset, base, mask)
+    sizes = _sizes(features, weight, offset, steps)
+    block = _outputs_block(outputs)
+    options = {
+        "HAS_BASE": base is not None,
+        "HAS_MASK": mask is not None,
+        "SIGMOID": sigmoid,
+        "EVEN_C": channels % 64 == 0,
+        "EVEN_O": outputs % block == 0,
+        "PRECISION": float32_precision(),
+        "INTERPRETED": INTERPRET,
+        "SIZE": size_class(pixels),
+        "BLOCK_O": block,
+    }
+    work = pixels > 0 and outputs > 0 and channels > 0
+    sum_dtype = torch.promote_types(features.dtype, torch.float32)
+
+    grad_features = features.new_empty((0,))
+    grad_points = features.new_empty((0,))
+    if wants_features or wants_points:
+        fixed_point = deterministic and wants_features
+        sums = torch.zeros_like(
+            dense if wants_features else grad_features,
+            dtype=torch.int64 if fixed_point else sum_dtype,
+        )
+        if wants_points:
+            grad_points = features.new_zeros(
+                (batch, double_taps + (0 if mask is None else taps), out_height, out_width)
+            )
+        unit = features.new_ones((1,), dtype=torch.float64)
+        if work:
+            if fixed_point:
+                terms = out_height * out_width * taps * outputs
+                unit = _unit(gradient, weight, None if sigmoid else mask, terms)
+            wrap_triton(backward_kernel)[lambda meta: (triton.cdiv(pixels, meta["BLOCK_P"]), taps)](
+                gradient,
+                dense,
+                *points,
+                weight.flatten(2).permute(2, 0, 1).contiguous(),  # [K, O, C]
+                sums,
+                grad_points,
+                1.0 / unit,
+                *strides,
+                *(_strides(grad_points) if wants_points else (0, 0, 0)),
+                *sizes,
+                FEATURES=wants_features,
+                POINTS=wants_points,
+                FIXED_POINT=fixed_point,
+                ONE_TILE=outputs <= block,
+                **options,
+            )
+        if wants_features:
+            if fixed_point:
+                sums = sums.double() * unit
+            grad_features = _as_features(sums.to(features.dtype), features)
+
+    grad_weight = weight.new_empty((0,))
+    if wants_weight:
+        grad_weight = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+        if work:
+            programs = taps * triton.cdiv(channels, 64)
+            splits = min(triton.cdiv(SPLIT_PROGRAMS, programs), triton.cdiv(pixels, 64))
+            share = triton.cdiv(triton.cdiv(pixels, splits), 64) * 64
+            partial = features.new_empty((splits, taps, outputs, channels), dtype=sum_dtype)
+            wrap_triton(weight_grad_kernel)[
+                lambda meta: (
+                    taps * triton.cdiv(channels, meta["BLOCK_C"]),
+                    triton.cdiv(outputs, block),
+                    splits,
+                )
+            ](gradient, dense, *points, partial, *strides, share, *sizes, **options)
+            total = partial.sum(0).permute(1, 2, 0).to(weight.dtype)  # torch.sum's order is fixed
+            grad_weight = total.reshape(weight.shape).contiguous()
+
+    grad_bias = weight.new_empty((0,))
+    if wants_bias:
+        rows = gradient.view(-1, outputs) if gradient.numel() else gradient.new_zeros((1, outputs))
+        grad_bias = rows.sum(0, dtype=sum_dtype).to(weight.dtype)
+    return grad_features, grad_points, grad_weight, grad_bias
+
+
+def _outputs_block(outputs: int) -> int:
+    return max(16, min(MAX_OUTPUTS, triton.next_power_of_2(outputs)))
+
+
+def _sizes(features: Tensor, weight: Tensor, offset: Tensor, steps: tuple[int, ...]) -> list[int]:
+    outputs, channels, kernel_h, kernel_w = weight.shape
+    batch, _, out_height, out_width = offset.shape
+    pixels = batch * out_height * out_width
+    taps = kernel_h * kernel_w
+    height, width = features.shape[2:]
+    return [
+        *(pixels, channels, outputs, taps, height, width, out_height, out_width, kernel_w),
+        *steps,
+    ]
+
+
+def _points(
+    offset: Tensor, base: Tensor | None, mask: Tensor | None
+) -> tuple[list[Tensor], list[int]]:
+    """offset, base and mask (offset in place of those that are missing) and their strides."""
+    tensors = [_even_rows(offset if t is None else t) for t in (offset, base, mask)]
+    return tensors, [stride for t in tensors for stride in _strides(t)]
+
+
+def _even_rows(tensor: Tensor) -> Tensor:
+    """The tensor if one stride leads from each pixel to the next, else a copy."""
+    if tensor.stride(2) == tensor.shape[3] * tensor.stride(3):
+        return tensor
+    return tensor.contiguous()
+
+
+def _strides(tensor: Tensor) -> tuple[int, int, int]:
+    """In elements: of images, channels, pixels."""
+    return tensor.stride(0), tensor.stride(1), tensor.stride(3)
+
+
+def _as_features(tensor: Tensor, features: Tensor) -> Tensor:
+    """(B, H, W, C) as (B, C, H, W) in the memory format of the features."""
+    tensor = tensor.permute(0, 3, 1, 2)
+    if features.stride(1) == 1 and not features.is_contiguous():
+        return tensor
+    return tensor.contiguous()
+
+
+def _unit(gradient: Tensor, weight: Tensor, mask: Tensor | None, terms: int) -> Tensor:
+    """Of the fixed-point sums: the largest possible one is below 2^62 of it.
+
+    A power of two, so that scaling is exact; NaN if any factor is not finite. The sum's bound is
+    largest |gradient| * |weight| * |mask| (at most 1 through a sigmoid) times the number of terms.
+    """
+    bound = gradient.abs().amax().double() * weight.abs().amax().double() * terms
+    if mask is not None:
+        bound = bound * mask.abs().amax().double()
+    unit = torch.exp2(torch.ceil(torch.log2(bound)) - 61)
+    unit = torch.where(bound == 0, 1.0, torch.where(bound.isfinite(), unit, torch.nan))
+    return unit.reshape(1)
