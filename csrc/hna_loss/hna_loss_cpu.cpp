@@ -17,8 +17,11 @@ constexpr int64_t kChunk = 16384;  // cells that a thread takes at a time
 
 template <class A>
 struct Constants {
-  A alpha, gamma, hard_weight, eps, log_eps, log_rest;
-  bool paper_powers;  // alpha = 2 and gamma = 4: products instead of exp and log
+  A alpha, gamma, hard_weight;
+  A eps, rest, log_eps, log_rest;  // rest = 1 - eps
+  A clamped_from;                  // the logit of 1 - eps
+  A farthest;                      // logits beyond it are all the same
+  bool paper_powers;               // alpha = 2 and gamma = 4: products instead of exp and log
 };
 
 template <class A>
@@ -28,14 +31,17 @@ Constants<A> constants(const HnaLossParams& p) {
           static_cast<A>(p.gamma),
           static_cast<A>(std::exp2(p.beta)),
           eps,
+          A(1) - eps,
           std::log(eps),
           static_cast<A>(std::log1p(-p.eps)),
+          static_cast<A>(std::log1p(-p.eps) - std::log(p.eps)),
+          A(80),
           p.alpha == 2 && p.gamma == 4};
 }
 
-// NaN stays.
+// min(v, 0) and v between low and high; NaN stays.
 template <class A>
-GGNET_INLINE A limit_below(A v) {
+GGNET_INLINE A at_most_zero(A v) {
   return v > A(0) ? A(0) : v;
 }
 template <class A>
@@ -51,34 +57,34 @@ GGNET_INLINE A limit(A v, A low, A high) {
 // w a^alpha (alpha (1 - a) L - a).
 template <bool kPaperPowers, class A>
 GGNET_INLINE void cell(A x, A m, const Constants<A>& c, A& term, A& derivative) {
-  const A side = m == A(1) ? A(-1) : A(1);
+  const bool positive = m == A(1);
+  const A side = positive ? A(-1) : A(1);
   const A z = x * side;
-  const A e = exp_lane(-std::fabs(z));
+  const A distance = std::fabs(z) > c.farthest ? c.farthest : std::fabs(z);
+  const A e = exp_lane(-distance);
   const A log1p_e = log1p_unit_lane(e);
   const A major = A(1) / (A(1) + e), minor = e * major;
   const A a = z >= A(0) ? major : minor;
-  const A b = z >= A(0) ? minor : major;
-  const A log_b = limit(limit_below(-z) - log1p_e, c.log_eps, c.log_rest);
+  const A b = A(1) - a;
+  const A log_b = limit(at_most_zero(-z) - log1p_e, c.log_eps, c.log_rest);
 
+  const A rest = positive ? A(1) : A(1) - m;  // the weight of a positive is 1
   A power, weight;
   if constexpr (kPaperPowers) {
-    const A clamped = limit(a, c.eps, A(1) - c.eps);
+    const A clamped = limit(a, c.eps, c.rest);
     power = clamped * clamped;
-    const A square = (A(1) - m) * (A(1) - m);
-    weight = square * square;
+    weight = (rest * rest) * (rest * rest);
   } else {
-    const A log_a = limit(limit_below(z) - log1p_e, c.log_eps, c.log_rest);
-    power = exp_lane(c.alpha * log_a);
-    const A rest = A(1) - m;
+    const A log_a = limit(at_most_zero(z) - log1p_e, c.log_eps, c.log_rest);
+    power = exp_lane(limit(c.alpha * log_a, A(-80), A(0)));
     weight = exp_lane(limit(c.gamma * log_lane(rest), A(-80), A(80)));
     weight = rest == rest ? weight : rest;  // log_lane's result of NaN is not specified
   }
   weight = m == A(-1) ? c.hard_weight : weight;
-  weight = m == A(1) ? A(1) : weight;
   const A scale = weight * power;
   term = scale * log_b;
   const A slope = scale * side * (a - c.alpha * (b * log_b));
-  derivative = (a < c.eps) | (b < c.eps) ? A(0) : slope;
+  derivative = std::fabs(z) > c.clamped_from ? A(0) : slope;
 }
 
 // Sum of the terms of n cells; grad, where it is wanted, is scaled by inverse_count.
