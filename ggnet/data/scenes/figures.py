@@ -106,15 +106,10 @@ def person(
     shapes += _head(head, HEAD * height, look)
     joints = _reach(shoulder, *aims[0], arm) if aims else _chain(shoulder, (4, 22), arm)
     shapes += _arm(joints, limb, look)
-    drawing = Drawing([shape._replace(points=[_xy(p) for p in shape.points]) for shape in shapes])
-    return drawing, np.array(_xy(shoulder))
+    return Drawing(shapes), np.array([shoulder.real, shoulder.imag])
 
 
 # Within a figure a point is a complex number, x + y j: quick to add, turn and scale.
-
-
-def _xy(point: complex) -> tuple[float, float]:
-    return point.real, point.imag
 
 
 def _direction(angle: float) -> complex:

@@ -127,6 +127,8 @@ def _place_pair(
     people, things = points - steps / 2, points + steps / 2
     for i in _promising(scene, [(people, _torso(height)), (things, (size * 0.3, size * 0.3))]):
         object_ = _object(action.object, action.state, size, things[i], steps[i], rng)
+        if not _fits(scene, object_):
+            continue
         person, aims = _person(action.cues, height, people[i], [object_.box], rng)
         if _add(scene, [object_, person], _at(aims, object_), [(1, 0, action)]):
             return points[i]
@@ -205,8 +207,8 @@ def _size(name: str, rng) -> float:
 
 
 def _torso(height: float) -> tuple[float, float]:
-    """Half the size of what a person fills at least."""
-    return 0.16 * height, 0.34 * height
+    """Half the size of what a person about fills."""
+    return 0.2 * height, 0.38 * height
 
 
 def _directions(elevations: np.ndarray, rng, side: float | None = None) -> np.ndarray:
@@ -294,11 +296,8 @@ def _to_edge(shoulder: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def _add(scene: Scene, new: list[Item], aims: list[Aim], links: list) -> bool:
     """Add items that belong together if they fit and every arm's line stays clear."""
-    for item in new:
-        if item.clearance.min() < _MARGIN or item.clearance.max() > SIZE - _MARGIN:
-            return False
-        if any(_overlap(item.clearance, other.clearance) > _OVERLAP for other in scene.items):
-            return False
+    if not all(_fits(scene, item) for item in new):
+        return False
     if any(_overlap(a.clearance, b.clearance) > 2 * _OVERLAP for a, b in combinations(new, 2)):
         return False
     items = scene.items + new
@@ -308,6 +307,12 @@ def _add(scene: Scene, new: list[Item], aims: list[Aim], links: list) -> bool:
     scene.items, scene.aims = items, scene.aims + aims
     scene.pairs = scene.pairs + [(first + p, first + o, action) for p, o, action in links]
     return True
+
+
+def _fits(scene: Scene, item: Item) -> bool:
+    if item.clearance.min() < _MARGIN or item.clearance.max() > SIZE - _MARGIN:
+        return False
+    return all(_overlap(item.clearance, other.clearance) <= _OVERLAP for other in scene.items)
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:

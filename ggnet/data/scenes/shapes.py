@@ -15,7 +15,7 @@ _SHIFT = 4  # fractional bits of the coordinates that OpenCV gets
 class Shape(NamedTuple):
     """A filled polygon (width 0) or a line with round ends (one point: a disc), outlined in INK."""
 
-    points: Sequence  # (n, 2) [x, y], y downwards
+    points: Sequence  # n times [x, y], or n complex numbers x + y j; y downwards
     color: Color
     width: float = 0.0
     outlined: bool = True
@@ -58,9 +58,10 @@ class Drawing:
 
     def __init__(self, shapes: Sequence[Shape]):
         lengths = [len(shape.points) for shape in shapes]
-        self._parts = [shape._replace(points=()) for shape in shapes]
-        self._ends = np.cumsum(lengths)[:-1]
-        self._points = np.concatenate([np.asarray(shape.points, float) for shape in shapes])
+        points = np.array([point for shape in shapes for point in shape.points])
+        if np.iscomplexobj(points):
+            points = points.view(float).reshape(-1, 2)
+        self._shapes, self._points, self._ends = shapes, points, np.cumsum(lengths)[:-1]
         self._radii = np.repeat([shape.width / 2 for shape in shapes], lengths)
         self._outlines = np.repeat([OUTLINE * shape.outlined for shape in shapes], lengths)
         self._scale = 1.0
@@ -81,11 +82,11 @@ class Drawing:
     def draw(self, canvas: np.ndarray, scale: float) -> None:
         """Draw onto an RGB image that has `scale` pixels per unit."""
         fixed = np.rint((self._points * scale - 0.5) * (1 << _SHIFT)).astype(np.int32)
-        for part, points in zip(self._parts, np.split(fixed, self._ends), strict=True):
-            width = part.width * self._scale
-            if part.outlined:
-                _paint(canvas, points, not part.width, width + 2 * OUTLINE, INK, scale)
-            _paint(canvas, points, not part.width, width, part.color, scale)
+        for shape, points in zip(self._shapes, np.split(fixed, self._ends), strict=True):
+            width = shape.width * self._scale
+            if shape.outlined:
+                _paint(canvas, points, not shape.width, width + 2 * OUTLINE, INK, scale)
+            _paint(canvas, points, not shape.width, width, shape.color, scale)
 
 
 def _paint(canvas, points, filled: bool, width: float, color: Color, scale: float) -> None:
