@@ -35,7 +35,7 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def scenes() -> list[layout.Scene]:
-    plans = plan_images(80, True, np.random.default_rng(0))
+    plans = plan_images(60, True, np.random.default_rng(0))
     return [sample_scene(plan, np.random.default_rng([0, i])) for i, plan in enumerate(plans)]
 
 
@@ -249,7 +249,7 @@ def test_train_has_a_long_tail_and_test_is_balanced():
 
 
 def test_plans_become_scenes_in_full():
-    plans = plan_images(60, False, np.random.default_rng(2))
+    plans = plan_images(30, False, np.random.default_rng(2))
     for i, plan in enumerate(plans):
         scene = sample_scene(plan, np.random.default_rng([2, i]))
         wanted = [action for _, group in plan for action in group]
