@@ -103,12 +103,25 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("sources", metavar="IMAGE|FOLDER", nargs="+")
     predict.add_argument("--checkpoint", required=True, metavar="RUN|CHECKPOINT")
     predict.add_argument("--out", default="runs/predict", help="folder (default: %(default)s)")
-    predict.add_argument("--threshold", type=float, default=0.2, help="lowest score drawn")
+    predict.add_argument("--threshold", type=float, default=0.07, help="lowest score drawn")
     predict.add_argument("--top", type=int, default=10, help="most triplets drawn in a picture")
     predict.add_argument(
         "--actpoints", action="store_true", help="also draw where the best triplet's gaze lay"
     )
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+    importer = _command(
+        commands, "import", _import, "use published weights of GGNet, PPDM, CenterNet or DLA"
+    )
+    importer.add_argument("source", metavar="FILE", help="a .pth file of the original code")
+    importer.add_argument(
+        "out", metavar="OUT", help="checkpoint, or weights for train.init, to write"
+    )
+    importer.add_argument(
+        "--dataset",
+        metavar="FOLDER",
+        help="dataset whose objects and verbs the weights know (not needed for HICO-DET)",
+    )
 
     _add_data_commands(commands)
 
@@ -197,6 +210,7 @@ def _train(args: argparse.Namespace) -> int | None:
 
     from rich.console import Console
 
+    from ggnet.engine.evaluation import write_plots
     from ggnet.engine.runs import free_folder, resume_run
     from ggnet.engine.signals import INTERRUPTED, Interrupted
     from ggnet.engine.trainer import train
@@ -213,8 +227,10 @@ def _train(args: argparse.Namespace) -> int | None:
         if _is_main():
             print(f"Stopped and saved. Go on with: ggnet train --resume {run}")
         return INTERRUPTED
-    if result is not None:
-        console.print(result.table())
+    if _is_main():
+        write_plots(run, result, config)
+        if result is not None:
+            console.print(result.table())
         console.print(f"Results in {run}", soft_wrap=True, highlight=False)
     return None
 
@@ -263,6 +279,17 @@ def _predict(args: argparse.Namespace) -> int:
         actpoints=args.actpoints,
         device=args.device,
     )
+
+
+def _import(args: argparse.Namespace) -> None:
+    from ggnet.engine.importing import import_file
+
+    found = import_file(args.source, args.out, args.dataset)
+    print(f"{found.source.title}: {len(found.state)} tensors in {args.out}")
+    for key, reason in found.dropped.items():
+        print(f"  left out {key}: {reason}")
+    if found.num_verbs is None:
+        print(f"Start a training from it with: ggnet train train.init={args.out} ...")
 
 
 def _data_generate(args: argparse.Namespace) -> None:

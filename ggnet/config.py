@@ -90,6 +90,9 @@ class DataConfig(_Section):
 class TrainConfig(_Section):
     """Optimization, precision, bookkeeping."""
 
+    init: str = Field(
+        "", description="weights to start from: a file of `ggnet import` or a checkpoint"
+    )
     epochs: int = Field(120, ge=1)
     batch_size: int = Field(16, ge=1, description="images a step and process")
     accumulate: int = Field(1, ge=1, description="micro-batches a step")

@@ -99,8 +99,28 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         UserError: missing, unreadable, truncated or corrupt; not a checkpoint of this package, or
             one of a newer version.
     """
+    state = read_torch_file(path)
+    if not isinstance(state, dict) or not state.keys() >= _KEYS:
+        raise UserError(
+            f"{path} is a torch file, but not a checkpoint of ggnet's trainer. Published weights "
+            "go through `ggnet import`; initial weights are for train.init"
+        )
+    if state["format"] > FORMAT:
+        raise UserError(
+            f"{path} has checkpoint format {state['format']}; this ggnet {ggnet.__version__} reads "
+            f"up to {FORMAT}. Upgrade ggnet."
+        )
+    return state
+
+
+def read_torch_file(path: str | os.PathLike) -> Any:
+    """Tensors and plain values of a file that torch.save wrote, on the CPU; no code is run.
+
+    Raises:
+        UserError: missing, unreadable, truncated or corrupt, or it holds anything else.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {path}; check the path") from None
     except OSError as error:
@@ -111,14 +131,6 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
             f"{path} cannot be read as a checkpoint ({reason}). It is truncated, corrupt or of "
             f"another program; use the run's other checkpoint ({LAST}, {BEST}) or a copy."
         ) from None
-    if not isinstance(state, dict) or not state.keys() >= _KEYS:
-        raise UserError(f"{path} is a torch file, but not a checkpoint of ggnet's trainer")
-    if state["format"] > FORMAT:
-        raise UserError(
-            f"{path} has checkpoint format {state['format']}; this ggnet {ggnet.__version__} reads "
-            f"up to {FORMAT}. Upgrade ggnet."
-        )
-    return state
 
 
 def differing_keys(saved: Config, wanted: Config) -> dict[str, tuple[Any, Any]]:

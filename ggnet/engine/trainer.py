@@ -48,6 +48,7 @@ from ggnet.engine.evaluation import (
     write_plots,
     write_results,
 )
+from ggnet.engine.importing import load_initial_weights
 from ggnet.engine.inference import Predictor
 from ggnet.engine.logging import ResultsLog, TensorBoard, TrainingDisplay
 from ggnet.engine.optim import WeightAverage, build_optimizer, set_lr
@@ -123,6 +124,8 @@ def train(
         trainer = Trainer(config, Path(run), worker, shown)
         if resume is not None:
             trainer.restore(resume)
+        elif config.train.init:
+            trainer.initialize(config.train.init)
         return trainer.fit()
 
 
@@ -169,6 +172,13 @@ class Trainer:
     def global_step(self) -> int:
         """Optimizer steps done since the start of the run."""
         return self.position.epoch * self.steps_per_epoch + self.position.step
+
+    def initialize(self, path: str) -> None:
+        """Start from the weights in a file; see `load_initial_weights`."""
+        text = load_initial_weights(self.model, path, self.config.model, self.vocabulary)
+        if self.average is not None:
+            self.average.module.load_state_dict(self.model.state_dict())
+        self.console.print(f"Initial weights: {text}", soft_wrap=True, highlight=False)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint of this configuration.
