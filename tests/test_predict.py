@@ -1,5 +1,6 @@
 """`ggnet predict` on folders as users have them."""
 
+import inspect
 import io
 import json
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from ggnet.cli import build_parser
 from ggnet.config import Config
 from ggnet.data.images import read_image
 from ggnet.data.vocabulary import Vocabulary
@@ -18,6 +20,7 @@ from ggnet.engine.predict import picture_names, predict
 from ggnet.errors import UserError
 from ggnet.eval.predictions import read_predictions
 from ggnet.models import build_model
+from ggnet.viz.draw import THRESHOLD, TOP
 
 VOCABULARY = Vocabulary(
     name="few",
@@ -180,3 +183,9 @@ def test_folder_without_permission_is_named(photos, checkpoint, console, tmp_pat
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         predict([photos], checkpoint, tmp_path / "file" / "out", console=console)
+
+
+def test_command_line_draws_as_the_library_does():
+    args = build_parser().parse_args(["predict", "a.jpg", "--checkpoint", "run"])
+    assert (args.threshold, args.top) == (THRESHOLD, TOP)
+    assert args.out == inspect.signature(predict).parameters["out"].default

@@ -43,7 +43,7 @@ class Canvas:
             self.pixels = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
         longer = max(self.pixels.shape[:2])
         self.unit = max(1.0, longer / 640)  # of line widths and gaps
-        self.font = style.font(round(min(max(longer / 42, 17), 44)))
+        self.font = style.font(round(min(max(longer / 42, 19), 44)))
 
     def dim(self, amount: float = 0.4) -> None:
         """Fade to a dark grey so that what is drawn next stands out."""

@@ -158,7 +158,7 @@ def _finish(axes, title: str, x: str, y: str, legend: bool = True) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if legend:
-        axes.legend(fontsize=8, frameon=False, ncols=2)
+        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _save(figure: Figure, picture: str | Path) -> None:

@@ -13,7 +13,7 @@ from ggnet.viz import style
 from ggnet.viz.canvas import Canvas, Chip, TextLine
 from ggnet.viz.page import compose
 
-THRESHOLD, TOP = 0.2, 10  # of what is drawn, unless said otherwise
+THRESHOLD, TOP = 0.07, 10  # of what is drawn, unless said otherwise
 _SAME_BOX = 0.5  # boxes that overlap more than this are drawn as one
 
 
@@ -69,7 +69,7 @@ def draw_predictions(
     canvas = Canvas(image)
     _draw_pairs(canvas, pairs)
     if not pairs:
-        canvas.note([[(f"no interaction above {threshold:.2f}", _WHITE)]], style.MUTED)
+        canvas.note([[(f"no interaction of {threshold:.2f} or more", _WHITE)]], style.MUTED)
     return canvas.pixels
 
 
@@ -109,7 +109,9 @@ def draw_actpoints(
     weights = gaze.weights[step, triplet]
     for k in weights.argsort():  # the heaviest on top
         color = style.weight_color(weights[k])
-        canvas.disc(gaze.actpoints[step, triplet, k], 3 + 2 * weights[k], color, (245, 245, 245))
+        canvas.disc(
+            gaze.actpoints[step, triplet, k], 3.5 + 2.5 * weights[k], color, (245, 245, 245)
+        )
     canvas.disc(gaze.points[triplet], 4, style.PAIRS[0], _WHITE)
     canvas.note([_line(prediction, vocabulary, triplet)], style.PAIRS[0])
     return canvas.pixels

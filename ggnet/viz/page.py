@@ -33,7 +33,7 @@ def compose(
         blocks = [(titles, rows)]
     width = max(panel.shape[1] for row in rows for panel in row)
     gap = round(width / 40)
-    font = style.font(round(min(max(width / 24, 18), 44)))
+    font = style.font(round(min(max(width / 24, 25), 44)))
     strips = []
     for names, block in blocks:
         strips.append(_titles(names, width, gap, font))
