@@ -13,7 +13,7 @@ from ggnet.data.annotations import load_dataset
 from ggnet.data.images import read_image
 from ggnet.data.scenes import generate
 from ggnet.engine.checkpoint import LAST, check_same_config, load_checkpoint, saved_config
-from ggnet.engine.evaluation import Result, evaluate_checkpoint
+from ggnet.engine.evaluation import Result, evaluate_checkpoint, write_plots
 from ggnet.engine.inference import Predictor
 from ggnet.engine.trainer import train
 from ggnet.viz.draw import draw_comparison, draw_grid
@@ -42,6 +42,7 @@ def demo(
     _generate(settings, console)
     result = _train(settings, run, console)
     examples = draw_examples(run, settings)
+    write_plots(run, result, settings)
     console.print(result.table())
     minutes = (time.monotonic() - started) / 60
     console.print(

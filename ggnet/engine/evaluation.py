@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 
@@ -113,13 +112,16 @@ def write_results(
     result.to_csv(folder / CLASSES)
 
 
-def write_plots(folder: Path, result: Result | None, train_counts: np.ndarray) -> None:
-    """Curves of a run, and what HICO's metric shows of each HOI, as PNG into its folder."""
+def write_plots(run: Path, result: Result | None, config: Config) -> None:
+    """Curves of a run, and the AP of each HOI by HICO's metric, as PNG into its folder."""
     from ggnet.viz.curves import plot_curves, plot_hoi_ap  # matplotlib is slow to import
 
-    plot_curves(folder / RESULTS, folder / "curves.png")
+    plot_curves(run / RESULTS, run / "curves.png")
     if isinstance(result, hico.HicoResult):
-        plot_hoi_ap(result, train_counts, folder / "ap_per_hoi.png")
+        dataset = load_dataset(config.data.root)
+        records = dataset.load("train", look_for_images=False)
+        counts = hoi_counts(records, dataset.vocabulary)
+        plot_hoi_ap(result, counts, run / "ap_per_hoi.png")
 
 
 def check_vocabulary(dataset: Dataset, vocabulary: Vocabulary, checkpoint: Path) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ggnet.config import Config
-from ggnet.data.annotations import hoi_counts, load_dataset
+from ggnet.data.annotations import load_dataset
 from ggnet.data.batch import Batch
 from ggnet.data.dataset import make_loader
 from ggnet.data.vocabulary import Vocabulary
@@ -45,7 +45,6 @@ from ggnet.engine.evaluation import (
     figures,
     predict_split,
     score,
-    write_plots,
     write_results,
 )
 from ggnet.engine.importing import load_initial_weights
@@ -167,6 +166,7 @@ class Trainer:
         self._not_finite = torch.zeros((), device=worker.device)
         self._reports: deque[_Report] = deque()
         self._saved, self._unsaved_steps = time.monotonic(), 0
+        self._resumed = False
 
     @property
     def global_step(self) -> int:
@@ -211,21 +211,21 @@ class Trainer:
             sums = torch.tensor(list(position.sums.values()), dtype=torch.float64)
             self._sums = sums.to(self.worker.device) * float(self.worker.is_main)
         self.position = position
+        self._resumed = True
         set_rng_state(state["rng"])
 
     def fit(self) -> Result | None:
         """Run to the last epoch and evaluate; see `train`."""
         position, config, worker = self.position, self.config.train, self.worker
-        resumed = self.global_step > 0
         if worker.is_main:
-            self._open_run(resumed)
-        if not resumed:
+            self._open_run()
+        if not self._resumed:
             self._save()  # also shows at once whether there is permission and space
         log = ResultsLog(self.run / RESULTS, position.epoch)
         board = None
         if config.tensorboard and worker.is_main:
             board = TensorBoard(self.run / TENSORBOARD, self.global_step)
-        self.console.print(self._headline(resumed), soft_wrap=True, highlight=False)
+        self.console.print(self._headline(), soft_wrap=True, highlight=False)
         stop = StopRequest(worker.is_main, TORCHRUN_ECHO_SECONDS if worker.world_size > 1 else 0.0)
         steps = config.epochs * self.steps_per_epoch
         display = TrainingDisplay(self.console, steps, self.global_step)
@@ -239,8 +239,6 @@ class Trainer:
         finally:
             if board:
                 board.close()
-        if worker.is_main:
-            write_plots(self.run, result, hoi_counts(self.records, self.vocabulary))
         return result
 
     # -- an epoch ---------------------------------------------------------------------------------
@@ -348,7 +346,9 @@ class Trainer:
             raise SystemExit(2)  # the main process speaks for all
         images = ", ".join(name for _, names, _ in culprits for name in names)
         terms = list(dict.fromkeys(term for *_, terms in culprits for term in terms))
-        what = f"the loss is not finite ({', '.join(terms)})" if terms else "a gradient is infinite"
+        what = (
+            f"the loss is not finite ({', '.join(terms)})" if terms else "a gradient is not finite"
+        )
         raise UserError(
             f"{what} at {report.where}. The weights were not changed by it. Images of that batch: "
             f"{images}. Check their annotations (`ggnet data verify`); if they are right, start "
@@ -411,9 +411,9 @@ class Trainer:
 
     # -- files and screen -------------------------------------------------------------------------
 
-    def _open_run(self, resumed: bool) -> None:
+    def _open_run(self) -> None:
         """Refuse to overwrite another run; leave the configuration in the folder."""
-        if not resumed and (self.run / LAST).exists():
+        if not self._resumed and (self.run / LAST).exists():
             raise UserError(
                 f"{self.run} already holds a run. Continue it with `ggnet train --resume "
                 f"{self.run}`, or choose another folder with --out"
@@ -456,7 +456,7 @@ class Trainer:
             },
         )
 
-    def _headline(self, resumed: bool) -> str:
+    def _headline(self) -> str:
         config, worker, position = self.config, self.worker, self.position
         millions = sum(p.numel() for p in self.parameters) / 1e6
         device = f"{worker.device.type} ({torch.get_num_threads()} threads)"
@@ -468,7 +468,7 @@ class Trainer:
             f"{len(self.records)} images of {self.vocabulary.name}, {config.train.epochs} epochs "
             f"of {self.steps_per_epoch} steps; run folder {self.run}"
         )
-        if resumed:
+        if self._resumed:
             text += f"; resumed at epoch {position.epoch + 1}, step {position.step + 1}"
         return text
 

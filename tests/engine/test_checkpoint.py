@@ -1,0 +1,131 @@
+"""Checkpoints survive what can happen to files, and say what is wrong with the others."""
+
+import os
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from ggnet.config import Config, load_config
+from ggnet.engine.checkpoint import (
+    BEST,
+    FORMAT,
+    LAST,
+    check_same_config,
+    find_checkpoint,
+    load_checkpoint,
+    rng_state,
+    save_checkpoint,
+    set_rng_state,
+)
+from ggnet.errors import UserError
+
+
+def state(value: float = 1.0, size: int = 10) -> dict:
+    return {
+        "config": Config().model_dump(mode="json"),
+        "vocabulary": {},
+        "model": {"weight": torch.full((size,), value)},
+        "ema": None,
+        "optimizer": None,
+        "progress": {"epoch": 1},
+        "rng": rng_state(),
+    }
+
+
+@pytest.fixture
+def path(tmp_path):
+    save_checkpoint(tmp_path / LAST, state())
+    return tmp_path / LAST
+
+
+def test_round_trip_restores_the_random_numbers(path):
+    set_rng_state(load_checkpoint(path)["rng"])
+    first = torch.rand(3)
+    torch.rand(100)
+    set_rng_state(load_checkpoint(path)["rng"])
+    assert torch.equal(torch.rand(3), first)
+
+
+def test_full_disk_leaves_the_old_checkpoint(path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # a file system's limit, in effect
+    try:
+        with pytest.raises(UserError, match=f"cannot write {path}: File too large"):
+            save_checkpoint(path, state(2.0, size=1_000_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert load_checkpoint(path)["model"]["weight"].tolist() == [1.0] * 10
+    assert os.listdir(path.parent) == [LAST]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_without_write_permission(path):
+    path.parent.chmod(0o500)
+    try:
+        with pytest.raises(UserError, match="cannot write .*Permission denied"):
+            save_checkpoint(path, state(2.0))
+    finally:
+        path.parent.chmod(0o700)
+
+
+def test_folder_below_a_file(path):
+    with pytest.raises(UserError, match="cannot write .*Not a directory"):
+        save_checkpoint(path / "run" / LAST, state())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", b"PK\x03\x04broken", "truncated"],
+    ids=["empty", "text", "zip", "truncated"],
+)
+def test_corrupt_file_is_named(path, content):
+    path.write_bytes(path.read_bytes()[:1500] if content == "truncated" else content)
+    with pytest.raises(UserError, match=f"{path} cannot be read as a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_foreign_and_newer_files_are_named(path):
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(UserError, match="not a checkpoint of ggnet's trainer"):
+        load_checkpoint(path)
+    torch.save({"format": FORMAT + 1, **state()}, path)
+    with pytest.raises(UserError, match=f"format {FORMAT + 1}.*Upgrade ggnet"):
+        load_checkpoint(path)
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("exit 1",)
+
+
+def test_code_in_a_file_is_not_run(path):
+    torch.save({"format": FORMAT, **state(), "extra": Malicious()}, path)
+    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_run_folder_means_its_best_checkpoint(path):
+    assert find_checkpoint(path.parent) == path  # there is no other
+    save_checkpoint(path.with_name(BEST), state())
+    assert find_checkpoint(path.parent).name == BEST
+    assert find_checkpoint(path.parent, prefer=LAST).name == LAST
+    assert find_checkpoint(path) == path
+
+
+def test_missing_checkpoints_are_named(tmp_path):
+    with pytest.raises(UserError, match="no run folder or checkpoint at nowhere"):
+        find_checkpoint("nowhere")
+    with pytest.raises(UserError, match="holds neither best.pt nor last.pt"):
+        find_checkpoint(tmp_path)
+
+
+def test_other_configuration_names_every_key():
+    wanted = load_config(None, ["train.lr=0.5", "model.width=48", "data.workers=7"])
+    with pytest.raises(UserError) as error:
+        check_same_config(Config(), wanted, Path("last.pt"), allowed={"data.workers"})
+    assert "  train.lr: 0.00015 in the checkpoint, 0.5 asked for" in str(error.value)
+    assert "  model.width: 32 in the checkpoint, 48 asked for" in str(error.value)
+    assert "data.workers" not in str(error.value)
+    check_same_config(Config(), wanted, Path("last.pt"), allowed={"data", "model", "train"})

@@ -1,0 +1,282 @@
+"""A run can be stopped in any way and goes on as if nothing had happened."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from ggnet.config import load_config, override
+from ggnet.engine.checkpoint import BEST, LAST, load_checkpoint
+from ggnet.engine.evaluation import METRICS
+from ggnet.engine.runs import resume_run
+from ggnet.engine.signals import INTERRUPTED, Interrupted
+from ggnet.engine.trainer import RESULTS, Trainer, train
+from ggnet.errors import UserError
+from ggnet.nn import GGNetLoss
+
+QUIET = Console(quiet=True)
+TIMINGS = {"images_per_second", "data_wait", "seconds"}
+# Runs the command line after a signal was planted in the n-th step or the n-th save.
+PLANTED = """
+import os, signal, sys
+from ggnet.engine import checkpoint, trainer
+from ggnet.cli import main
+
+where, n, number, *arguments = sys.argv[1:]
+owner, name = {"step": (trainer.Trainer, "_step"), "save": (checkpoint._Writer, "write")}[where]
+original, calls = getattr(owner, name), 0
+
+def planted(*args):
+    global calls
+    calls += 1
+    if calls == int(n):
+        os.kill(os.getpid(), int(number))
+    return original(*args)
+
+setattr(owner, name, planted)
+raise SystemExit(main(arguments))
+"""
+
+
+@pytest.fixture(scope="module")
+def settings(quick):
+    return [*quick, "train.ema=0.9", "train.clip=1", "train.eval_every=2"]
+
+
+@pytest.fixture(scope="module")
+def finished(settings, tmp_path_factory):
+    """The folder of an uninterrupted run."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    train(load_config(None, settings), run, console=QUIET)
+    return run
+
+
+def planted(where, n, number, run, settings, *more):
+    """The exit status of a training process that gets a signal."""
+    command = [sys.executable, "-c", PLANTED, where, str(n), str(int(number)), "train"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    finished = subprocess.run(
+        [*command, "--out", run, *settings, *more], env=environment, capture_output=True, text=True
+    )
+    return finished.returncode, finished.stdout, finished.stderr
+
+
+def resume(run, overrides=()):
+    folder, config, state = resume_run(run, None, list(overrides))
+    return train(config, folder, resume=state, console=QUIET)
+
+
+def rows(run):
+    with open(run / RESULTS, newline="") as file:
+        return [
+            {key: cell for key, cell in row.items() if key not in TIMINGS}
+            for row in csv.DictReader(file)
+        ]
+
+
+def assert_same_run(run, expected):
+    for name in (LAST, BEST):
+        mine, theirs = load_checkpoint(run / name), load_checkpoint(expected / name)
+        for part in ("model", "ema"):
+            assert mine[part].keys() == theirs[part].keys()
+            for key, value in theirs[part].items():
+                assert torch.equal(mine[part][key], value), (name, part, key)
+    assert rows(run) == rows(expected)
+    assert (run / METRICS).read_text() == (expected / METRICS).read_text()
+
+
+def test_it_learns(finished):
+    totals = [float(row["total"]) for row in rows(finished)]
+    assert totals[0] > totals[1] > totals[2]
+    assert [row["epoch"] for row in rows(finished)] == ["1", "2", "3"]
+    assert [bool(row["mAP"]) for row in rows(finished)] == [False, True, True]
+
+
+def test_killed_in_a_step(finished, settings, tmp_path):
+    more = ["train.checkpoint_steps=2", "data.workers=1"]
+    status, _, _ = planted("step", 8, signal.SIGKILL, tmp_path / "run", settings, *more)
+    assert status == -signal.SIGKILL
+    position = load_checkpoint(tmp_path / "run" / LAST)["progress"]
+    assert (position["epoch"], position["step"]) == (1, 2)  # the 8th step is epoch 1's 4th
+    assert len(rows(tmp_path / "run")) == 1
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "run", finished)
+
+
+def test_killed_in_a_save(finished, settings, tmp_path):
+    status, _, _ = planted(
+        "save", 2000, signal.SIGKILL, tmp_path / "run", settings, "train.checkpoint_minutes=0"
+    )
+    assert status == -signal.SIGKILL
+    assert list((tmp_path / "run").glob(".last.pt.*"))  # what the broken write left
+    resume(tmp_path / "run", ["train.checkpoint_minutes=5"])
+    assert not list((tmp_path / "run").glob(".*"))
+    assert_same_run(tmp_path / "run", finished)
+
+
+def test_interrupt_saves_and_says_how_to_go_on(finished, settings, tmp_path):
+    run = tmp_path / "run"
+    status, output, errors = planted("step", 3, signal.SIGINT, run, settings, "data.workers=1")
+    assert status == INTERRUPTED
+    assert "Stopping after this step" in errors
+    assert "Traceback" not in errors
+    assert f"Go on with: ggnet train --resume {run}" in output
+    position = load_checkpoint(run / LAST)["progress"]
+    assert (position["epoch"], position["step"]) == (0, 3)
+    resume(run)
+    assert_same_run(run, finished)
+
+
+@pytest.mark.parametrize("when", ["_train_epoch", "_evaluate"])
+def test_terminate_between_steps(finished, settings, tmp_path, monkeypatch, when):
+    """SIGTERM just before the second epoch, or just before its evaluation."""
+    original, calls = getattr(Trainer, when), []
+
+    def planted(self, *args):
+        calls.append(when)
+        if len(calls) == (2 if when == "_train_epoch" else 1):
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, *args)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, when, planted)
+        with pytest.raises(Interrupted):
+            train(load_config(None, settings), run, console=QUIET)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    resume(run)
+    assert_same_run(run, finished)
+
+
+def test_second_interrupt_leaves_at_once():
+    script = """
+import signal, time
+from ggnet.engine.signals import StopRequest
+with StopRequest() as stop:
+    signal.raise_signal(signal.SIGINT)
+    assert stop.requested
+    signal.raise_signal(signal.SIGINT)
+    print("still here")
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == INTERRUPTED
+    assert "still here" not in result.stdout
+
+
+def test_loss_that_is_not_finite_names_the_images(settings, tmp_path, monkeypatch):
+    original, seen, weights = GGNetLoss.forward, [], []
+
+    def poisoned(self, outs, batch):
+        total, terms = original(self, outs, batch)
+        seen.append([meta["file_name"] for meta in batch.meta])
+        if len(seen) == 3:
+            terms["gaze1"] = terms["gaze1"] * float("nan")
+            total = total * float("nan")
+        return total, terms
+
+    monkeypatch.setattr(GGNetLoss, "forward", poisoned)
+    monkeypatch.setattr(
+        "torch.optim.Adam.step",
+        lambda self: weights.append(all(p.grad.isfinite().all() for p in _parameters(self))),
+    )
+    with pytest.raises(UserError) as error:
+        train(load_config(None, settings), tmp_path / "run", console=QUIET)
+    message = str(error.value)
+    assert "gaze1 is nan" in message
+    assert "epoch 1, step 3" in message
+    assert ", ".join(seen[2]) in message
+    assert not set(seen[1]) & set(re.findall(r"\w+\.png", message))
+    assert weights == [True] * 2  # the third step was not taken
+
+
+def _parameters(optimizer):
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def test_gradient_that_is_not_finite_is_not_applied(settings, tmp_path, monkeypatch):
+    original = GGNetLoss.forward
+
+    def exploding(self, outs, batch):
+        outs[0]["size"].register_hook(lambda gradient: gradient * float("inf"))
+        return original(self, outs, batch)
+
+    monkeypatch.setattr(GGNetLoss, "forward", exploding)
+    with pytest.raises(UserError, match="a gradient is not finite at epoch 1, step 1"):
+        train(load_config(None, settings), tmp_path / "run", console=QUIET)
+    assert load_checkpoint(tmp_path / "run" / LAST)["progress"]["epoch"] == 0
+
+
+def test_new_run_does_not_overwrite_an_old_one(finished, settings):
+    before = (finished / LAST).read_bytes()
+    with pytest.raises(UserError, match=f"{finished} already holds a run.*--resume"):
+        train(load_config(None, settings), finished, console=QUIET)
+    assert (finished / LAST).read_bytes() == before
+
+
+def test_what_cannot_be_resumed_is_explained(finished, settings, tmp_path):
+    with pytest.raises(UserError, match="is finished: all 3 epochs are done"):
+        resume(finished)
+    with pytest.raises(UserError, match="train.lr: 0.001 in the checkpoint, 0.1 asked for"):
+        resume(finished, ["train.lr=0.1"])
+    config = load_config(None, settings)
+    with pytest.raises(UserError, match="without optimizer state"):
+        train(config, tmp_path, resume=load_checkpoint(finished / BEST), console=QUIET)
+    state = load_checkpoint(finished / LAST)
+    state["progress"]["dataset_size"] = 15
+    with pytest.raises(UserError, match="made with 15 training images, now there are 16"):
+        train(config, tmp_path, resume=state, console=QUIET)
+
+
+def test_more_epochs_for_a_finished_run(finished, settings, tmp_path):
+    """With the step schedule, 2 + 1 epochs are 3."""
+    run = tmp_path / "run"
+    train(load_config(None, [*settings, "train.epochs=2"]), run, console=QUIET)
+    resume(run, ["train.epochs=3"])
+    assert_same_run(run, finished)
+
+
+def test_accumulation_makes_fewer_steps(quick, tmp_path):
+    config = load_config(None, [*quick, "train.epochs=1", "train.accumulate=3"])
+    train(config, tmp_path / "run", console=QUIET)
+    assert rows(tmp_path / "run")[0]["step"] == "2"  # 4 batches: 3 + 1
+
+
+def test_bf16_is_close_to_float32(quick, tmp_path):
+    """The losses of the very first steps; later ones drift apart."""
+    losses = {}
+    for precision in ("float32", "bf16"):
+        run = tmp_path / precision
+        config = load_config(None, [*quick, "train.epochs=1", f"train.precision={precision}"])
+        train(config, run, console=QUIET)
+        losses[precision] = float(rows(run)[0]["total"])
+        assert load_checkpoint(run / LAST)["model"]["heads.0.size.0.weight"].dtype == torch.float32
+    assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.02)
+    assert losses["bf16"] != losses["float32"]
+
+
+def test_unusable_device_is_explained(quick, tmp_path):
+    config = load_config(None, quick)
+    with pytest.raises(UserError, match="train.device is 'tpu'; expected auto, cpu, cuda"):
+        train(override(config, ["train.device=tpu"]), tmp_path, console=QUIET)
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="sees no GPU"):
+            train(override(config, ["train.device=cuda"]), tmp_path, console=QUIET)
+
+
+def test_progress_lines_without_a_terminal(quick, tmp_path, monkeypatch):
+    """Losses, speed, data wait and remaining time, once in a while and not in every step."""
+    monkeypatch.setattr("ggnet.engine.logging.LINE_SECONDS", 0.2)
+    with open(tmp_path / "log", "w") as file:
+        train(load_config(None, quick), tmp_path / "run", console=Console(file=file, width=200))
+    lines = Path(tmp_path / "log").read_text().splitlines()
+    progress = [line for line in lines if re.match(r"epoch \d+/3 ", line)]
+    assert 1 <= len(progress) <= 11
+    pattern = r"total \S+ .*gaze2 \S+ .*\d+ images/s  data wait \d+ %  \d+:\d\d left"
+    assert all(re.search(pattern, line) for line in progress)

@@ -1,0 +1,78 @@
+"""The configuration: strict, and its errors lead to the right key."""
+
+import pytest
+
+from ggnet.config import PRESETS, Config, describe, load_config, override
+from ggnet.errors import UserError
+
+
+def test_override_beats_file_beats_default(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("train:\n  epochs: 7\n  lr: 0.5\nmodel:\n")  # an empty section is fine
+    config = load_config(file, ["train.lr=1e-3", "data.input_size=[64, 96]", "model.apm=no"])
+    assert (config.train.epochs, config.train.lr) == (7, 1e-3)
+    assert config.data.input_size == (64, 96)
+    assert config.model.apm is False
+    assert config.loss == Config().loss
+
+
+def test_override_leaves_its_argument_alone():
+    config = Config()
+    changed = override(config, ["train.epochs=3"])
+    assert (config.train.epochs, changed.train.epochs) == (120, 3)
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
+def test_presets_are_valid(preset):
+    load_config(preset)
+
+
+def test_description_reads_back(tmp_path):
+    config = load_config(None, ["train.lr_steps=[2,3]", "model.aggregation=actpoints"])
+    (tmp_path / "all.yaml").write_text(describe(config))
+    assert load_config(tmp_path / "all.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        (["train.epocs=3"], "unknown key 'train.epocs'; did you mean 'train.epochs'?"),
+        (["epochs=3"], "unknown key 'epochs'; did you mean 'train.epochs'?"),
+        (["modle.apm=true"], "unknown key 'modle'; did you mean 'model'?"),
+        (["train.epochs=many"], "train.epochs: .*integer.*'many'"),
+        (["train.lr=-1"], "train.lr: .*greater than 0.*-1"),
+        (["train.lr=.nan"], "train.lr: .*finite"),
+        (["model.backbone=resnet"], "model.backbone: .*'tiny', 'dla34' or 'hourglass104'"),
+        (["train.epochs"], "not of the form section.key=value"),
+        (["train.lr_steps=[1"], "not a YAML value"),
+        (["train.lr.x=1"], "train.lr: .*number"),
+        (["data.input_size=[100,128]"], r"\[100, 128\].*tiny needs multiples of 16"),
+        (["model.aggregation=interaction+human"], "needs model.apm=false"),
+    ],
+)
+def test_bad_values_are_explained(items, expected):
+    with pytest.raises(UserError, match=expected):
+        load_config(None, items)
+
+
+def test_every_problem_is_listed_at_once():
+    with pytest.raises(UserError, match="(?s)train.epochs.*train.lr"):
+        load_config(None, ["train.epochs=0", "train.lr=0"])
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "expected"),
+    [
+        ("dmo", None, "no preset 'dmo'; did you mean 'demo'?"),
+        ("none.yaml", None, "cannot read none.yaml: No such file"),
+        ("a.yaml", "train: [", "a.yaml is not valid YAML"),
+        ("a.yaml", "- 1", "a.yaml holds a list"),
+        ("a.yaml", "train: {lrr: 1}", "a.yaml is not valid:\n.*'train.lrr'.*'train.lr'"),
+    ],
+)
+def test_bad_files_are_explained(tmp_path, monkeypatch, source, text, expected):
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        (tmp_path / source).write_text(text)
+    with pytest.raises(UserError, match=expected):
+        load_config(source)
