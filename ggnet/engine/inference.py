@@ -130,9 +130,11 @@ class Predictor:
 
 
 def _at_cells(step: Tensor, yx: Tensor) -> np.ndarray:
-    """(B, n, 3K) values of a (B, 3K, h, w) map at (B, n, 2) cells."""
+    """(B, n, 3K) offsets and weights of a (B, 3K, h, w) map at (B, n, 2) cells."""
     batch = torch.arange(step.shape[0], device=step.device)[:, None]
-    return step[batch, :, yx[..., 0], yx[..., 1]].float().cpu().numpy()
+    values = step[batch, :, yx[..., 0], yx[..., 1]].float()
+    offsets, logits = values.split([step.shape[1] // 3 * 2, step.shape[1] // 3], dim=-1)
+    return torch.cat([offsets, logits.sigmoid()], dim=-1).cpu().numpy()
 
 
 def _in_pixels(
@@ -164,10 +166,9 @@ def _in_pixels(
     actpoints = np.zeros((len(cells), count, side**2, 2), np.float32)
     weights = np.zeros((len(cells), count, side**2), np.float32)
     for s, step in enumerate(cells):
-        offsets, logits = np.split(step[keep], [2 * side**2], axis=1)
+        offsets, weights[s] = np.split(step[keep], [2 * side**2], axis=1)
         xy = offsets.reshape(count, -1, 2)[..., ::-1] + grid + centers[:, None]
         actpoints[s] = _points(xy, to_pixels)
-        weights[s] = 1 / (1 + np.exp(-logits))
     return prediction, Gaze(_points(centers, to_pixels), actpoints, weights)
 
 
