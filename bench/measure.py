@@ -1,0 +1,101 @@
+"""Fair timing on a noisy machine, and memory in a process of its own."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def step(call: Callable, leaves: list[Tensor], mode: str) -> Callable[[], float]:
+    """One measurement of `mode` (forward, backward, full) in seconds."""
+
+    def forward() -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    def with_backward() -> float:
+        for leaf in leaves:
+            leaf.grad = None
+        start = time.perf_counter()
+        out = call()
+        middle = time.perf_counter()
+        seed = torch.ones_like(out) if out.dim() else None
+        begin = (
+            time.perf_counter() if mode == "backward" else start + (time.perf_counter() - middle)
+        )
+        out.backward(seed)
+        return time.perf_counter() - begin
+
+    return forward if mode == "forward" else with_backward
+
+
+def interleave(
+    steps: dict[str, Callable[[], float]], repeats: int, budget: float
+) -> dict[str, list[float]]:
+    """Rounds in which every provider runs once, so that all see the same noise.
+
+    Stops after `repeats` rounds, or once `budget` seconds are spent and three rounds are done.
+    """
+    for run in steps.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    start = time.perf_counter()
+    for done in range(repeats):
+        if done >= 3 and time.perf_counter() - start > budget:
+            break
+        for name, run in steps.items():
+            times[name].append(run())
+    return times
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def peak_memory(call: Callable[[], float]) -> int:
+    """Bytes by which the process grows at most during a call (Linux), after one call before it.
+
+    The first call loads libraries and creates buffers that stay; allocators are asked to give
+    their free memory back, then the kernel's high-water mark is reset.
+    """
+    call()
+    gc.collect()
+    _trim()
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    call()
+    return max(0, _status("VmHWM") - before)
+
+
+def _trim() -> None:
+    import ctypes
+
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(key)
+
+
+def ceilings(repeats: int = 5) -> dict[str, float]:
+    """What this machine can do at best: GFLOP/s of a large product, GB/s of a large copy."""
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    source = torch.randn(32 << 20)
+    target = torch.empty_like(source)
+    runs = {
+        "gemm": step(lambda: a @ b, [], "forward"),
+        "copy": step(lambda: target.copy_(source), [], "forward"),
+    }
+    times = interleave(runs, repeats, budget=20)
+    return {
+        "gemm_gflops": 2 * 2048**3 / median(times["gemm"]) / 1e9,
+        "copy_gbs": 2 * source.numel() * 4 / median(times["copy"]) / 1e9,
+    }
