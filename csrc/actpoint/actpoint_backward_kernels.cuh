@@ -743,7 +743,8 @@ void fixed_point_unit(const DeformForwardParams& f, const T* grad_out, const T* 
   };
   scan(grad_out, s.batch * area * s.outputs, largest);
   scan(weight, static_cast<long long>(s.outputs) * s.channels * points, largest + 1);
-  if (f.mask && !f.sigmoid) scan(static_cast<const T*>(f.mask), s.batch * area * points, largest + 2);
+  if (f.mask && !f.sigmoid)
+    scan(static_cast<const T*>(f.mask), s.batch * area * points, largest + 2);
   GGNET_LAUNCH(fixed_point_unit_kernel, dim3(1), dim3(1), 0, stream, largest,
                static_cast<float>(area * points * s.outputs), unit);
 }

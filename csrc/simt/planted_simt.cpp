@@ -97,7 +97,8 @@ __global__ void early_refill(const float* in, float* out) {
     out[threadIdx.x] = tile[kThreads - 1 - threadIdx.x];
     __syncthreads();
   }
-  if (threadIdx.x < 16) ggnet::cp_async16(tile + threadIdx.x * 4, in + kThreads - 4 - threadIdx.x * 4);
+  if (threadIdx.x < 16)
+    ggnet::cp_async16(tile + threadIdx.x * 4, in + kThreads - 4 - threadIdx.x * 4);
   ggnet::cp_async_commit();
   if (kBug) out[threadIdx.x] = tile[kThreads - 1 - threadIdx.x];
   ggnet::cp_async_wait<0>();
@@ -134,13 +135,13 @@ void run(const std::string& name, bool bug, py::array_t<float> in, py::array_t<f
   float* target = out.mutable_data();
   if (in.size() != kThreads || out.size() != kThreads)
     throw py::value_error("in and out must have 64 elements");
-#define CASE(kernel, blocks, bytes)                                                             \
-  if (name == #kernel) {                                                                        \
-    if (bug)                                                                                    \
+#define CASE(kernel, blocks, bytes)                                                                \
+  if (name == #kernel) {                                                                           \
+    if (bug)                                                                                       \
       GGNET_LAUNCH((kernel<true>), dim3(blocks), dim3(kThreads), bytes, nullptr, source, target);  \
-    else                                                                                        \
+    else                                                                                           \
       GGNET_LAUNCH((kernel<false>), dim3(blocks), dim3(kThreads), bytes, nullptr, source, target); \
-    return;                                                                                     \
+    return;                                                                                        \
   }
   CASE(missing_barrier, 1, 0)
   CASE(diverged_barriers, 1, 0)

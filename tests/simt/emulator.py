@@ -88,7 +88,9 @@ def build(variant: str) -> Path:
             # Only kernels are instrumented, not the emulator under them.
             kernel = source.name.endswith("_simt.cpp")
             own = flags if kernel or variant != "traced" else ["-O2", "-g"]
-            subprocess.run([compiler, *common, *own, "-c", str(source), "-o", str(target)], check=True)
+            subprocess.run(
+                [compiler, *common, *own, "-c", str(source), "-o", str(target)], check=True
+            )
             return str(target)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
