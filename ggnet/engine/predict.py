@@ -99,8 +99,9 @@ def predict(
     console.print(f"{_count(len(predictions), 'picture')} and {PREDICTIONS} in [bold]{out}[/]")
     if ignored:
         console.print(f"not images by their suffix: {escape(_shortened(ignored))}", highlight=False)
-    for failure in failures:
-        console.print(f"[red]failed[/]: {escape(failure)}", highlight=False, soft_wrap=True)
+    if failures:
+        console.print(f"[red]{_count(len(failures), 'file')} left out[/]:")
+        console.print(escape("\n".join(failures)), highlight=False, soft_wrap=True)
     return 1 if failures else 0
 
 
