@@ -7,8 +7,8 @@ import torch
 from ggnet import reference
 
 # Largest error over the larger of the exact value and the RMS of all exact values. The inputs are
-# rounded to the type before both computations, so what remains is the rounding of samples (and of the output) to the type's
-# mantissa of 10, 7, 10 and 23 bits, summed over C*K terms.
+# rounded to the type before both computations, so what remains is the rounding of samples and of
+# the output to the type's mantissa of 10, 7, 10 and 23 bits, summed over C*K terms.
 TOLERANCE = {"float16": 6e-3, "bfloat16": 5e-2, "tf32": 1e-2, "float32": 2e-5}
 MATHS = list(TOLERANCE)
 
