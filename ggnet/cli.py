@@ -95,6 +95,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="score this file (ours, PPDM's JSON or a V-COCO pickle) for the dataset data.root",
     )
     evaluate.add_argument(
+        "--detections",
+        metavar="FILE",
+        help="use another detector's boxes (COCO's JSON of results) in place of the network's",
+    )
+    evaluate.add_argument(
         "--out", help="folder of the results (default: the run's; with --predictions: none)"
     )
     _add_overrides(evaluate)
@@ -241,6 +246,8 @@ def _eval(args: argparse.Namespace) -> None:
         args.checkpoint = None
     if bool(args.checkpoint) == bool(args.predictions):
         raise UserError("give either a run folder or checkpoint, or --predictions FILE")
+    if args.detections and not args.checkpoint:
+        raise UserError("--detections needs a network to find the interactions: give its run")
     out = Path(args.out) if args.out else None
 
     from rich.console import Console
@@ -251,7 +258,8 @@ def _eval(args: argparse.Namespace) -> None:
     if args.checkpoint:
         from ggnet.engine.evaluation import evaluate_checkpoint
 
-        evaluate_checkpoint(args.checkpoint, args.overrides, out, console)
+        boxes = args.detections
+        evaluate_checkpoint(args.checkpoint, args.overrides, out, console, detections=boxes)
         return
 
     from ggnet.data.annotations import load_dataset
@@ -259,12 +267,18 @@ def _eval(args: argparse.Namespace) -> None:
 
     config = load_config(None, args.overrides)
     dataset = load_dataset(config.data.root)
-    threshold = config.eval.rare_threshold
-    result = score_file(args.predictions, dataset, rare_threshold=threshold)
-    console.print(result.table())
+    report = score_file(
+        args.predictions,
+        dataset,
+        rare_threshold=config.eval.rare_threshold,
+        protocol=config.eval.protocol,
+        points=config.eval.points,
+    )
+    for table in report.tables():
+        console.print(table)
     if out:
-        result.to_json(out / "metrics.json")
-        result.to_csv(out / "ap_per_class.csv")
+        report.write(out)
+        report.plot(out)
 
 
 def _predict(args: argparse.Namespace) -> int:

@@ -122,6 +122,13 @@ class EvalConfig(_Section):
     k: int = Field(100, ge=1, le=1024, description="peaks of each kind and triplets an image")
     rule: Literal["product", "distance"] = "product"
     batch_size: int = Field(16, ge=1)
+    protocol: Literal["official", "ppdm", "no-frills"] = Field(
+        "official", description="HICO's evaluator to follow; see ggnet.eval.hico"
+    )
+    points: Literal["exact", "double"] = Field(
+        "exact",
+        description="recall points of HICO's AP; double: rounded as the official script's",
+    )
     rare_threshold: int = Field(10, ge=1, description="HOIs with fewer training instances are rare")
 
 

@@ -22,13 +22,13 @@ from ggnet.engine.inference import Predictor
 from ggnet.engine.signals import Interrupted, StopRequest
 from ggnet.errors import UserError
 from ggnet.eval import hico, vcoco
-from ggnet.eval.errors import error_breakdown
+from ggnet.eval.detection import read_detections
 from ggnet.eval.predictions import ImagePrediction, write_predictions
+from ggnet.eval.report import METRICS as METRICS
+from ggnet.eval.report import Report, Result, make_report
+from ggnet.eval.score import warn_without_roles
 
-RESULTS = "results.csv"
-PREDICTIONS, METRICS, CLASSES = "predictions.json", "metrics.json", "ap_per_class.csv"
-
-Result = hico.HicoResult | vcoco.VcocoResult
+RESULTS, PREDICTIONS = "results.csv", "predictions.json"
 
 
 def predict_split(
@@ -85,6 +85,8 @@ def score(
         train_counts=counts,
         rare_threshold=config.eval.rare_threshold,
         rare=dataset.rare,
+        protocol=config.eval.protocol,
+        points=config.eval.points,
     )
 
 
@@ -104,12 +106,17 @@ def figures(result: Result) -> dict[str, float]:
 
 
 def write_results(
-    folder: Path, result: Result, predictions: list[ImagePrediction], vocabulary: Vocabulary
-) -> None:
-    """Predictions, metrics and the table of classes into a run folder."""
+    folder: Path,
+    result: Result,
+    predictions: list[ImagePrediction],
+    records: list[ImageRecord],
+    vocabulary: Vocabulary,
+) -> Report:
+    """Predictions, metrics, causes of errors and the table of classes into a run folder."""
     write_predictions(folder / PREDICTIONS, predictions, vocabulary)
-    result.to_json(folder / METRICS)
-    result.to_csv(folder / CLASSES)
+    report = make_report(result, predictions, records, vocabulary)
+    report.write(folder)
+    return report
 
 
 def write_plots(run: Path, result: Result | None, config: Config) -> None:
@@ -151,14 +158,18 @@ def evaluate_checkpoint(
     overrides: list[str],
     out: Path | None = None,
     console: Console | None = None,
+    *,
+    detections: str | Path | None = None,
 ) -> Result | None:
     """`ggnet eval`: metrics of a checkpoint on the test split, shown and written to files.
 
     Args:
         source: run folder or checkpoint.
         overrides: changes of data, eval and train.device; the network's keys must stay.
-        out: where predictions.json, metrics.json and ap_per_class.csv go; None: beside the
-            checkpoint.
+        out: where predictions.json, metrics.json, ap_per_class.csv and precision_recall.png go;
+            None: beside the checkpoint.
+        detections: a file of another detector's boxes (`read_detections`), to be used in place of
+            the network's own.
 
     Returns:
         The metrics on the main process, else None.
@@ -178,15 +189,19 @@ def evaluate_checkpoint(
     with join_workers(config.train.device) as worker:
         predictor = Predictor.from_checkpoint(path, worker.device)
         predictor.config = config
+        if detections is not None:
+            predictor.use_detections(read_detections(detections, records, dataset.vocabulary))
         predictions = predict_split(predictor, records, worker, console)
         if not worker.is_main:
             return None
     result = score(predictions, records, train_records, dataset, config)
     folder = out or path.parent
-    write_results(folder, result, predictions, dataset.vocabulary)
+    report = write_results(folder, result, predictions, records, dataset.vocabulary)
+    report.plot(folder)
+    warn_without_roles(dataset)
     if isinstance(result, hico.HicoResult):
         console.print(result.class_table())
-        console.print(error_breakdown(predictions, records, dataset.vocabulary).table())
-    console.print(result.table())
+    for table in report.tables():
+        console.print(table)
     console.print(f"Results in {folder}", soft_wrap=True, highlight=False)
     return result

@@ -1,6 +1,7 @@
 """From images to human-object-interaction triplets in the pixels of the original image."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,9 @@ from ggnet.data.targets import STRIDE
 from ggnet.data.transforms import invert_affine, preprocess, transform_boxes
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.engine.checkpoint import find_checkpoint, load_checkpoint, load_weights, saved_config
-from ggnet.eval.predictions import ImagePrediction
+from ggnet.eval.predictions import ImageDetections, ImagePrediction
 from ggnet.models import build_model
-from ggnet.ops import decode_hoi
+from ggnet.ops import Detections, decode_detections, decode_hoi
 
 _MAPS = ("heatmap", "size", "center_frac", "interaction", "human_offset", "object_offset")
 
@@ -51,6 +52,7 @@ class Predictor:
         self.model, self.vocabulary, self.config, self.device = model, vocabulary, config, device
         model.to(device, memory_format=torch.channels_last)
         self._valid_pairs = torch.tensor(vocabulary.valid_pairs, device=device)
+        self._external: Mapping[str, ImageDetections] | None = None
 
     @classmethod
     def from_checkpoint(cls, source: str | os.PathLike, device: torch.device) -> "Predictor":
@@ -66,6 +68,10 @@ class Predictor:
         model = build_model(config.model, len(vocabulary.objects), len(vocabulary.verbs))
         load_weights(model, state["ema"] or state["model"], path)
         return cls(model, vocabulary, config, device)
+
+    def use_detections(self, found: Mapping[str, ImageDetections]) -> None:
+        """From now on take these boxes, by image id, in place of the network's own."""
+        self._external = found
 
     def prepare(
         self, images: list[np.ndarray], names: list[str] | None = None
@@ -114,19 +120,63 @@ class Predictor:
         self.model.eval()
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         outputs = self.model(images)
+        maps, config = {name: outputs[name] for name in _MAPS}, self.config.eval
+        if self._external is None:
+            boxes = None
+            found = _detections(decode_detections(maps, k=config.k), meta)
+        else:
+            found = [self._external[m["image_id"]] for m in meta]
+            boxes = self._in_cells(found, meta)
         triplets = decode_hoi(
-            {name: outputs[name] for name in _MAPS},
-            self._valid_pairs,
-            k=self.config.eval.k,
-            rule=self.config.eval.rule,
+            maps, self._valid_pairs, k=config.k, rule=config.rule, detections=boxes
         )
         arrays = {name: value.cpu().numpy() for name, value in triplets._asdict().items()}
-        maps = outputs.get("actpoints", []) if steps else []
-        cells = [_at_cells(step, triplets.interaction_yx) for step in maps]
+        gazes = outputs.get("actpoints", []) if steps else []
+        cells = [_at_cells(step, triplets.interaction_yx) for step in gazes]
         return [
-            _in_pixels({name: value[b] for name, value in arrays.items()}, [c[b] for c in cells], m)
-            for b, m in enumerate(meta)
+            _in_pixels(
+                {name: value[b] for name, value in arrays.items()},
+                [c[b] for c in cells],
+                meta[b],
+                found[b],
+            )
+            for b in range(len(meta))
         ]
+
+    def _in_cells(self, found: list[ImageDetections], meta: list[dict[str, Any]]) -> Detections:
+        """Boxes in original pixels as `decode_hoi` wants them, padded to the most of any image."""
+        size = max(1, *(len(image.scores) for image in self._external.values()))
+        boxes = np.zeros((len(found), size, 4), np.float32)
+        labels = np.zeros((len(found), size), np.int64)
+        scores = np.zeros((len(found), size), np.float32)
+        for b, (image, m) in enumerate(zip(found, meta, strict=True)):
+            count = len(image.scores)
+            boxes[b, :count] = transform_boxes(image.boxes, m["affine"]) / STRIDE
+            labels[b, :count], scores[b, :count] = image.labels, image.scores
+        return Detections(*(torch.from_numpy(x).to(self.device) for x in (boxes, labels, scores)))
+
+
+def _detections(boxes: Detections, meta: list[dict[str, Any]]) -> list[ImageDetections]:
+    """Decoded boxes in original pixels, without padding and what lies outside the image."""
+    corners, labels, scores = (value.cpu().numpy() for value in boxes)
+    result = []
+    for b, m in enumerate(meta):
+        pixels = _boxes_in_pixels(corners[b], m)
+        keep = (scores[b] > 0) & (pixels[:, 2:] > pixels[:, :2]).all(axis=1)
+        score = scores[b][keep].astype(np.float32)
+        result.append(ImageDetections(m["image_id"], pixels[keep], labels[b][keep], score))
+    return result
+
+
+def _boxes_in_pixels(boxes: np.ndarray, meta: dict[str, Any]) -> np.ndarray:
+    """(n, 4) boxes in cells -> original pixels, cropped to the image."""
+    limit = np.array([meta["width"], meta["height"]] * 2)
+    return transform_boxes(boxes, _to_pixels(meta)).clip(0, limit).astype(np.float32)
+
+
+def _to_pixels(meta: dict[str, Any]) -> np.ndarray:
+    """The affine from cells to original pixels."""
+    return invert_affine(meta["affine"]) * [[STRIDE, STRIDE, 1]]
 
 
 def _at_cells(step: Tensor, yx: Tensor) -> np.ndarray:
@@ -138,16 +188,16 @@ def _at_cells(step: Tensor, yx: Tensor) -> np.ndarray:
 
 
 def _in_pixels(
-    triplets: dict[str, np.ndarray], cells: list[np.ndarray], meta: dict[str, Any]
+    triplets: dict[str, np.ndarray],
+    cells: list[np.ndarray],
+    meta: dict[str, Any],
+    detections: ImageDetections,
 ) -> tuple[ImagePrediction, Gaze]:
     """One image's triplets (arrays over its k) from feature cells to original pixels."""
-    to_pixels = invert_affine(meta["affine"]) * [[STRIDE, STRIDE, 1]]
-    limit = np.array([meta["width"], meta["height"]] * 2)
-
-    def boxes(name: str) -> np.ndarray:
-        return transform_boxes(triplets[name], to_pixels).clip(0, limit).astype(np.float32)
-
-    humans, objects = boxes("human_boxes"), boxes("object_boxes")
+    to_pixels = _to_pixels(meta)
+    humans, objects = (
+        _boxes_in_pixels(triplets[name], meta) for name in ("human_boxes", "object_boxes")
+    )
     visible = ((both := np.stack([humans, objects]))[..., 2:] > both[..., :2]).all(axis=(0, 2))
     keep = visible & (triplets["scores"] > 0)
     prediction = ImagePrediction(
@@ -158,6 +208,7 @@ def _in_pixels(
         object_labels=triplets["object_labels"][keep],
         verbs=triplets["verbs"][keep],
         scores=triplets["scores"][keep].astype(np.float32),
+        detections=detections,
     )
     # A cell's value belongs to the cell's middle, half a cell from its edge.
     centers = triplets["interaction_yx"][keep][:, ::-1] + 0.5

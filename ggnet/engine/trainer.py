@@ -403,7 +403,7 @@ class Trainer:
             return None
         result = score(predictions, self.test_records, self.records, self.dataset, self.config)
         if final:
-            write_results(self.run, result, predictions, self.vocabulary)
+            write_results(self.run, result, predictions, self.test_records, self.vocabulary)
         else:
             means = "  ".join(f"{name} {value:.2f}" for name, value in figures(result).items())
             self.console.print(f"epoch {self.position.epoch + 1}  {means}", highlight=False)

@@ -1,9 +1,10 @@
-"""Object-detection AP of the detection branch, by pycocotools."""
+"""Detected boxes: their AP by pycocotools, and files of another detector's."""
 
 import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.table import Table
 
-from ggnet.data.annotations import ImageRecord
+from ggnet.data.annotations import ImageRecord, read_json
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
-
-
-@dataclass(eq=False)
-class ImageDetections:
-    """The n detected boxes of one image."""
-
-    image_id: str
-    boxes: np.ndarray  # (n, 4) float32 edges in original pixels
-    labels: np.ndarray  # (n,) int64 object index
-    scores: np.ndarray  # (n,) float32
+from ggnet.eval.predictions import ImageDetections
 
 
 @dataclass(eq=False)
@@ -112,6 +104,55 @@ def evaluate_detection(
         class_ap={
             name: _mean(precision[:, :, index]) for index, name in enumerate(vocabulary.objects)
         },
+    )
+
+
+def read_detections(
+    path: str | Path, records: Sequence[ImageRecord], vocabulary: Vocabulary
+) -> dict[str, ImageDetections]:
+    """Image id -> boxes of another detector, from COCO's format for results.
+
+    A JSON list of {"image_id": 7, "category_id": 18, "bbox": [x, y, width, height], "score": 0.9},
+    in pixels of the original images. image_id is the dataset's, or the file name; category_id is
+    the dataset's id of the object. Images without an entry have no boxes.
+
+    Raises:
+        UserError: not such a file, an entry that is broken or of an unknown image or object, or no
+            entry at all.
+    """
+    entries = read_json(Path(path))
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path} has no list of boxes; expected COCO's format for results")
+    images = {record.file_name: record.image_id for record in records}
+    images |= {record.image_id: record.image_id for record in records}
+    objects = {id_: index for index, id_ in enumerate(vocabulary.object_ids)}
+    found: dict[str, list[tuple]] = {record.image_id: [] for record in records}
+    for number, entry in enumerate(entries):
+        try:
+            x, y, width, height = (float(value) for value in entry["bbox"])
+            score, label = float(entry["score"]), objects[int(entry["category_id"])]
+            image = images[str(entry["image_id"])]
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"unknown or missing {error}" if isinstance(error, KeyError) else str(error)
+            raise UserError(
+                f"{path}, entry {number}: {problem}; expected image_id of an annotated image, "
+                f"category_id of '{vocabulary.name}', bbox [x, y, width, height] and score"
+            ) from None
+        if not (np.isfinite([x, y]).all() and 0 <= width < np.inf and 0 <= height < np.inf):
+            raise UserError(f"{path}, entry {number}: bbox {entry['bbox']} is not a box")
+        if not 0 < score <= 1:
+            raise UserError(f"{path}, entry {number}: score {score}; expected above 0, at most 1")
+        found[image].append((x, y, x + width, y + height, label, score))
+    return {image: _columns(image, rows) for image, rows in found.items()}
+
+
+def _columns(image_id: str, rows: list[tuple]) -> ImageDetections:
+    values = np.array(rows, dtype=np.float64).reshape(-1, 6)
+    return ImageDetections(
+        image_id,
+        values[:, :4].astype(np.float32),
+        values[:, 4].astype(np.int64),
+        values[:, 5].astype(np.float32),
     )
 
 

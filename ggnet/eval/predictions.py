@@ -23,6 +23,16 @@ FORMAT, VERSION = "ggnet predictions", 1
 
 
 @dataclass(eq=False)
+class ImageDetections:
+    """The n detected boxes of one image."""
+
+    image_id: str
+    boxes: np.ndarray  # (n, 4) float32 edges in original pixels
+    labels: np.ndarray  # (n,) int64 object index
+    scores: np.ndarray  # (n,) float32
+
+
+@dataclass(eq=False)
 class ImagePrediction:
     """The n triplets of one image, labels and verbs as contiguous indices."""
 
@@ -33,6 +43,8 @@ class ImagePrediction:
     object_labels: np.ndarray  # (n,) int64
     verbs: np.ndarray  # (n,) int64
     scores: np.ndarray  # (n,) float32
+    detections: ImageDetections | None = None  # all boxes that the triplets were chosen from; not
+    # part of the file
 
     def __post_init__(self):
         count = len(self.scores)

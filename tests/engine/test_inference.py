@@ -12,6 +12,7 @@ from ggnet.data.vocabulary import Vocabulary
 from ggnet.engine.checkpoint import save_checkpoint
 from ggnet.engine.inference import Predictor
 from ggnet.errors import UserError
+from ggnet.eval.predictions import ImageDetections
 from ggnet.models import build_model
 
 CPU = torch.device("cpu")
@@ -163,6 +164,38 @@ def test_actpoints_in_original_pixels():
     np.testing.assert_allclose(gaze.actpoints[0, 0, 2], gaze.points[0] + [8, -8])  # (x, y)
     np.testing.assert_allclose(gaze.actpoints[1, 0, 0], gaze.points[0] + [-8 - 4, -8 + 12])
     np.testing.assert_allclose(gaze.weights[0, 0, [0, 4]], [0.5, 1 / (1 + np.exp(-2.0))], rtol=1e-6)
+
+
+def test_detected_boxes_come_with_the_triplets():
+    run = predictor(network(BOXES, 320, 192))
+    [found] = run(*run.prepare([blank(320, 192)], ["a"]))
+    boxes = found.detections
+    best = boxes.scores > 0.5
+    assert boxes.image_id == "a"
+    assert sorted(boxes.labels[best]) == sorted(LABELS)
+    order = np.lexsort(boxes.boxes[best].T)
+    np.testing.assert_allclose(boxes.boxes[best][order], BOXES[np.lexsort(BOXES.T)], atol=1e-3)
+
+
+def test_boxes_of_another_detector_take_the_place_of_the_networks():
+    model = network(BOXES, 320, 192)
+    run = predictor(model)
+    images, meta = run.prepare([blank(320, 192)] * 2, ["a", "b"])
+    [expected, _] = run(images, meta)
+    model.maps["heatmap"].fill_(-9)  # the network sees no boxes
+    external = ImageDetections(
+        "a", BOXES.astype(np.float32), LABELS, np.array([0.5, 0.9, 1, 0.25], np.float32)
+    )
+    none = ImageDetections("b", external.boxes[:0], LABELS[:0], external.scores[:0])
+    run.use_detections({"a": external, "b": none})
+    [found, nothing] = run(images, meta)
+    assert len(nothing) == 0
+    np.testing.assert_array_equal(found.verbs[:2], expected.verbs[:2])
+    for name in ("human_boxes", "object_boxes"):
+        np.testing.assert_allclose(getattr(found, name)[:2], getattr(expected, name)[:2], atol=1e-3)
+    interactions = 1 / (1 + np.exp(-np.array([6.0, 5.0])))
+    np.testing.assert_allclose(found.scores[:2], interactions * [0.5 * 0.9, 1 * 0.25], rtol=1e-5)
+    assert found.detections is external
 
 
 def test_targets_and_prediction_agree():

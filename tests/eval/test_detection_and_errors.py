@@ -1,4 +1,7 @@
-"""AP of the detection branch, and the causes of false positives."""
+"""AP of detected boxes, files of them, and the causes of false positives."""
+
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,9 +9,9 @@ import pytest
 from ggnet.data.annotations import ImageRecord
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
-from ggnet.eval.detection import ImageDetections, evaluate_detection
+from ggnet.eval.detection import evaluate_detection, read_detections
 from ggnet.eval.errors import CAUSES, error_breakdown
-from ggnet.eval.predictions import ImagePrediction
+from ggnet.eval.predictions import ImageDetections, ImagePrediction
 
 VOCABULARY = Vocabulary(
     "tiny",
@@ -60,6 +63,37 @@ def test_no_detections():
         evaluate_detection(
             [ImageDetections("b", RECORD.boxes, RECORD.labels, np.ones(4))], [RECORD], VOCABULARY
         )
+
+
+def test_boxes_of_another_detector(tmp_path):
+    entries = [
+        {"image_id": "a", "category_id": 18, "bbox": [60, 0, 20, 20.5], "score": 0.75},
+        {"image_id": "a.jpg", "category_id": 1, "bbox": [0, 0, 20, 40], "score": 1},
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(entries))
+    records = [RECORD, replace(RECORD, file_name="b.jpg", image_id="b")]
+    found = read_detections(tmp_path / "boxes.json", records, VOCABULARY)
+    assert found["a"].boxes.tolist() == [[60, 0, 80, 20.5], [0, 0, 20, 40]]
+    assert found["a"].labels.tolist() == [1, 0]
+    assert found["a"].scores.tolist() == [0.75, 1]
+    assert found["b"].boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": "c"}, "entry 0: unknown or missing 'c'; expected image_id of an annotated"),
+        ({"category_id": 99}, "entry 0: unknown or missing 99"),
+        ({"bbox": [0, 0, 1]}, "entry 0: .*expected image_id"),
+        ({"bbox": [0, 0, -1, 5]}, r"entry 0: bbox \[0, 0, -1, 5\] is not a box"),
+        ({"score": 1.5}, "entry 0: score 1.5; expected above 0, at most 1"),
+    ],
+)
+def test_broken_boxes_are_named(tmp_path, change, message):
+    entry = {"image_id": "a", "category_id": 18, "bbox": [60, 0, 20, 20], "score": 0.7} | change
+    (tmp_path / "boxes.json").write_text(json.dumps([entry]))
+    with pytest.raises(UserError, match=message):
+        read_detections(tmp_path / "boxes.json", [RECORD], VOCABULARY)
 
 
 def causes(*rows):

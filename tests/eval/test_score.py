@@ -64,7 +64,7 @@ def test_hico_from_both_json_dialects(hico, tmp_path):
     write_predictions(tmp_path / "own.json", predictions, hico.vocabulary)
     write_ppdm(tmp_path / "ppdm.json", predictions, hico.vocabulary)
     for name in ("own.json", "ppdm.json"):
-        result = score_file(tmp_path / name, hico)
+        result = score_file(tmp_path / name, hico).result
         assert isinstance(result, HicoResult)
         assert result.mean_ap() == pytest.approx(100)
         assert result.ground_truth.sum() == 3
@@ -123,7 +123,7 @@ def test_vcoco_from_json_and_pickle(vcoco, tmp_path):
     found = detections(predictions, vcoco.vocabulary)
     write_vcoco_pickle(tmp_path / "detections.pkl", found)
     for name in ("own.json", "detections.pkl"):
-        result = score_file(tmp_path / name, vcoco)
+        result = score_file(tmp_path / name, vcoco).result
         assert isinstance(result, VcocoResult)
         assert result.mean_role_ap() == 100
         assert result.positives["hold"] == result.positives["stand"] == 1
@@ -131,13 +131,45 @@ def test_vcoco_from_json_and_pickle(vcoco, tmp_path):
         assert result.agent_ap["stand"] == 0  # nothing but pairs was predicted
 
 
-def test_precision_recall_picture(hico, tmp_path):
-    predictions = ground_truth(hico)
-    write_predictions(tmp_path / "own.json", predictions, hico.vocabulary)
-    result = score_file(tmp_path / "own.json", hico)
-    seen = np.flatnonzero(result.ground_truth)
-    curves = {hico.vocabulary.hoi_name(hoi): result.curves[hoi] for hoi in seen}
-    plot_precision_recall(curves, tmp_path / "pr.png")
-    assert Image.open(tmp_path / "pr.png").size[0] > 500
+def test_protocol_and_points_are_passed_on(hico, tmp_path):
+    write_predictions(tmp_path / "own.json", ground_truth(hico), hico.vocabulary)
+    result = score_file(tmp_path / "own.json", hico, protocol="no-frills", points="double").result
+    assert (result.protocol, result.points) == ("no-frills", "double")
+
+
+def test_report_of_a_file(hico, vcoco, tmp_path):
+    for dataset in (hico, vcoco):
+        predictions = ground_truth(dataset)
+        write_predictions(tmp_path / "own.json", predictions, dataset.vocabulary)
+        report = score_file(tmp_path / "own.json", dataset)
+        pairs = sum(len(prediction) for prediction in predictions)
+        assert report.errors.to_dict()["correct"] == pairs
+        assert report.detection is None  # the file has no boxes but those of triplets
+        report.write(tmp_path)
+        report.plot(tmp_path)
+        assert json.loads((tmp_path / "metrics.json").read_text())["errors"]["correct"] == pairs
+        assert Image.open(tmp_path / "precision_recall.png").size[0] > 500
+
+
+def test_vcoco_without_roles_says_so(tmp_path, caplog):
+    entry = {
+        "file_name": "COCO_val2014_000000000007.jpg",
+        "annotations": [
+            {"bbox": [0, 0, 20, 40], "category_id": 1},
+            {"bbox": [20, 20, 30, 30], "category_id": 47},
+        ],
+        "hoi_annotation": [{"subject_id": 0, "object_id": 1, "category_id": 25}],
+    }
+    (tmp_path / "v.json").write_text(json.dumps([entry]))
+    file = tmp_path / "v.json"
+    dataset = convert("vcoco-ppdm", tmp_path / "vcoco", train=file, test=file)
+    write_predictions(tmp_path / "own.json", ground_truth(dataset), dataset.vocabulary)
+    with caplog.at_level("WARNING", "ggnet"):
+        result = score_file(tmp_path / "own.json", dataset).result
+    assert isinstance(result, HicoResult)
+    assert "has no roles, so this is HICO's metric" in caplog.text
+
+
+def test_no_curves_to_plot(tmp_path):
     with pytest.raises(ValueError, match="curves is empty"):
         plot_precision_recall({}, tmp_path / "none.png")

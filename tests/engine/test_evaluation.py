@@ -1,0 +1,143 @@
+"""`ggnet eval`: a network, or another detector's boxes, scored by the dataset's own metric."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from ggnet.cli import main
+from ggnet.config import load_config
+from ggnet.data.annotations import load_dataset
+from ggnet.data.convert import convert
+from ggnet.data.scenes import generate
+from ggnet.data.tables import vcoco_actions
+from ggnet.engine.checkpoint import save_checkpoint
+from ggnet.engine.evaluation import evaluate_checkpoint
+from ggnet.eval.predictions import read_predictions
+from ggnet.eval.vcoco import VcocoResult
+from ggnet.models import build_model
+
+SETTINGS = ["data.input_size=[96, 96]", "data.workers=0", "model.width=16", "train.device=cpu"]
+
+
+def checkpoint(folder, dataset):
+    """A run folder with a fresh network for the dataset."""
+    config = load_config(None, [*SETTINGS, f"data.root={dataset.root}"])
+    vocabulary = dataset.vocabulary
+    torch.manual_seed(0)
+    model = build_model(config.model, len(vocabulary.objects), len(vocabulary.verbs))
+    state = {
+        "config": config.model_dump(mode="json"),
+        "vocabulary": vocabulary.to_dict(),
+        "model": model.state_dict(),
+        "ema": None,
+        "optimizer": None,
+        "progress": {"epoch": 0},
+        "rng": None,
+    }
+    save_checkpoint(folder / "best.pt", state)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scenes")
+    generate(root, train=2, test=3, size=96)
+    return load_dataset(root)
+
+
+@pytest.fixture
+def vcoco(tmp_path):
+    """One photo of the official format: somebody holds a cup."""
+    rows = [
+        {
+            "action_name": action.name,
+            "role_name": ["agent", *action.roles],
+            "image_id": [7],
+            "ann_id": [100],
+            "label": [int(action.name == "hold")],
+            "role_object_id": [100, *(300 if action.name == "hold" else 0 for _ in action.roles)],
+        }
+        for action in vcoco_actions()
+    ]
+    boxes = {100: (1, [5, 5, 40, 80]), 300: (47, [50, 40, 30, 30])}
+    coco = {
+        "images": [{"id": 7, "file_name": "7.jpg", "width": 96, "height": 96}],
+        "annotations": [
+            {"id": id_, "image_id": 7, "category_id": category, "bbox": box, "area": 100.0}
+            for id_, (category, box) in boxes.items()
+        ],
+    }
+    (tmp_path / "vcoco_test.json").write_text(json.dumps(rows))
+    (tmp_path / "instances.json").write_text(json.dumps(coco))
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos" / "7.jpg"), np.full((96, 96, 3), 90, np.uint8))
+    file, photos = tmp_path / "vcoco_test.json", tmp_path / "photos"
+    return convert(
+        "vcoco-official",
+        tmp_path / "vcoco",
+        train=file,
+        test=file,
+        train_images=photos,
+        test_images=photos,
+        coco=[tmp_path / "instances.json"],
+    )
+
+
+def test_all_results_of_a_run(scenes, tmp_path, capsys):
+    run = checkpoint(tmp_path, scenes)
+    assert main(["eval", str(run), "eval.protocol=ppdm", "eval.points=double"]) == 0
+    printed = capsys.readouterr().out
+    for title in ("ppdm protocol, double recall points", "Object detection, COCO AP", "by cause"):
+        assert title in printed
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["protocol"] == "ppdm"
+    assert metrics["object_detection"]["metric"] == "COCO AP"
+    assert set(metrics["errors"]) >= {"correct", "background", "duplicate"}
+    assert (run / "precision_recall.png").stat().st_size > 1000
+    assert (run / "ap_per_class.csv").exists()
+
+
+def test_boxes_of_another_detector(scenes, tmp_path, capsys):
+    """With the annotated boxes in place of its own, the network's detection AP is 100."""
+    run = checkpoint(tmp_path, scenes)
+    entries = [
+        {
+            "image_id": record.image_id,
+            "category_id": scenes.vocabulary.object_ids[label],
+            "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+            "score": 0.9,
+        }
+        for record in scenes.load("test")
+        for box, label in zip(record.boxes.tolist(), record.labels.tolist(), strict=True)
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(entries))
+    out = tmp_path / "out"
+    arguments = ["--detections", str(tmp_path / "boxes.json"), "--out", str(out)]
+    assert main(["eval", str(run), *arguments]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["object_detection"]["AP"] == pytest.approx(100)
+    records = {record.image_id: record.boxes for record in scenes.load("test")}
+    for prediction in read_predictions(out / "predictions.json", scenes.vocabulary):
+        assert len(prediction)
+        for box in np.concatenate([prediction.human_boxes, prediction.object_boxes]):
+            assert np.abs(records[prediction.image_id] - box).max(axis=1).min() < 0.01
+
+
+def test_boxes_need_a_network(tmp_path, capsys):
+    assert main(["eval", "--predictions", "p.json", "--detections", "boxes.json"]) == 2
+    assert "needs a network" in capsys.readouterr().err
+
+
+def test_vcoco_is_scored_by_its_own_metric(vcoco, tmp_path):
+    run = checkpoint(tmp_path, vcoco)
+    result = evaluate_checkpoint(run, [])
+    assert isinstance(result, VcocoResult)
+    assert result.positives["hold"] == 1
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["metric"] == "V-COCO AP"
+    assert "scenario 2, 25 roles" in metrics["mean_role_ap"]
+    assert metrics["object_detection"]["metric"] == "COCO AP"
+    assert (run / "precision_recall.png").exists()
