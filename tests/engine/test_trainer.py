@@ -229,8 +229,12 @@ def test_what_cannot_be_resumed_is_explained(finished, settings, tmp_path):
     with pytest.raises(UserError, match="without optimizer state"):
         train(config, tmp_path, resume=load_checkpoint(finished / BEST), console=QUIET)
     state = load_checkpoint(finished / LAST)
-    state["progress"]["dataset_size"] = 15
+    progress = state["progress"]
+    state["progress"] = progress | {"dataset_size": 15}
     with pytest.raises(UserError, match="made with 15 training images, now there are 16"):
+        train(config, tmp_path, resume=state, console=QUIET)
+    state["progress"] = progress | {"world_size": 2}
+    with pytest.raises(UserError, match="made with 2 processes, now there are 1"):
         train(config, tmp_path, resume=state, console=QUIET)
 
 

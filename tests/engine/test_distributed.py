@@ -1,0 +1,62 @@
+"""Two processes compute what one computes from both of their batches."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import torch
+from rich.console import Console
+
+from ggnet.config import load_config
+from ggnet.data.scenes import generate
+from ggnet.engine.checkpoint import LAST, load_checkpoint
+from ggnet.engine.evaluation import PREDICTIONS
+from ggnet.engine.trainer import RESULTS, train
+
+TIMINGS = {"images_per_second", "data_wait", "seconds"}
+
+
+def torchrun(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, "-m", "ggnet", *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def first_row(run):
+    with open(run / RESULTS, newline="") as file:
+        row = next(csv.DictReader(file))
+    # Metrics depend on the running statistics of normalization, which are each process's own.
+    return {k: v for k, v in row.items() if k not in TIMINGS and not k.startswith("mAP")}
+
+
+def test_two_processes_equal_one_that_accumulates(quick, tmp_path):
+    """One step: each process has half the images, one process has both halves in turn."""
+    scenes = tmp_path / "scenes"
+    generate(scenes, train=4, test=5, workers=1)
+    settings = [*quick, f"data.root={scenes}", "train.epochs=1", "train.batch_size=2"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    config = load_config(None, [*settings, "train.accumulate=2"])
+    train(config, one, console=Console(quiet=True))
+    finished = torchrun("train", "--out", two, *settings)
+    assert finished.returncode == 0, finished.stderr
+
+    assert first_row(two) == first_row(one)
+    mine, theirs = (load_checkpoint(run / LAST)["optimizer"]["state"] for run in (two, one))
+    assert mine.keys() == theirs.keys()
+    for key, value in theirs.items():  # after one step Adam's first moment is the gradient / 10
+        torch.testing.assert_close(mine[key]["exp_avg"], value["exp_avg"], rtol=1e-5, atol=1e-7)
+    assert any(value["exp_avg"].abs().max() > 0.01 for value in theirs.values())
+
+    # The shards of the test images come together again, and only one process has spoken.
+    images = json.loads((two / PREDICTIONS).read_text())["images"]
+    expected = json.loads((one / PREDICTIONS).read_text())["images"]
+    assert [image["image_id"] for image in images] == [image["image_id"] for image in expected]
+    assert finished.stdout.count("run folder") == 1

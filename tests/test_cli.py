@@ -1,0 +1,232 @@
+"""The command line: what a user types, sees and gets."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from ggnet import __version__
+from ggnet.cli import main
+from ggnet.data.convert import SOURCES
+from ggnet.engine.checkpoint import BEST, LAST
+from ggnet.engine.evaluation import PREDICTIONS
+from ggnet.eval.report import METRICS
+
+
+@pytest.fixture
+def ggnet(capsys):
+    """Run a command; its status, and what it printed on stdout and stderr."""
+
+    def run(*arguments):
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as exit_:  # argparse
+            status = exit_.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(quick, tmp_path_factory):
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    assert main(["train", "--out", str(folder), *quick, "train.epochs=1"]) == 0
+    return folder
+
+
+def test_help_is_quick_and_lists_the_commands(ggnet):
+    status, output, _ = ggnet("--help")
+    assert status == 0
+    for command in ("demo", "train", "eval", "predict", "data", "env"):
+        assert f"\n    {command} " in output
+    script = "import sys; from ggnet import cli; cli.build_parser(); print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert not {"torch", "numpy", "pydantic", "rich"} & set(result.stdout.split())
+
+
+def test_convert_help_names_every_source(ggnet):
+    _, output, _ = ggnet("data", "convert", "--help")
+    assert all(source in output for source in SOURCES)
+
+
+def test_version(ggnet):
+    assert ggnet("--version")[:2] == (0, f"ggnet {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["train", "train.epocs=3"], "unknown key 'train.epocs'; did you mean 'train.epochs'?"),
+        (["train", "--config", "dmo"], "no preset 'dmo'; did you mean 'demo'?"),
+        (["train", "data.root=nowhere"], "nowhere is not a dataset"),
+        (["train", "--resume", "nowhere"], "no run folder or checkpoint at nowhere"),
+        (["train", "--resume", "a", "--out", "b"], "leave out --out"),
+        (["eval"], "give either a run folder or checkpoint, or --predictions"),
+        (["eval", "nowhere"], "no run folder or checkpoint at nowhere"),
+        (["eval", "--predictions", "none.json", "data.root=nowhere"], "nowhere is not a dataset"),
+        (["predict", "none.jpg", "--checkpoint", "x"], "no image or folder at none.jpg"),
+        (["data", "verify", "nowhere"], "nowhere is not a dataset"),
+        (["data", "generate", "--train", "0"], "train is 0; expected at least 1"),
+        (["data", "convert", "hoco", "out"], "unknown source 'hoco'"),
+    ],
+)
+def test_errors_have_no_traceback(ggnet, tmp_path, monkeypatch, command, expected):
+    monkeypatch.chdir(tmp_path)
+    status, output, errors = ggnet(*command)
+    assert status == 2
+    assert errors.startswith("error: ")
+    assert expected in errors
+    assert "Traceback" not in errors
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "--epochs", "3"], ["frobnicate"], [], ["env", "a.b=1"], ["predict", "x"]]
+)
+def test_unknown_arguments_are_refused(ggnet, command):
+    status, _, errors = ggnet(*command)
+    assert status == 2
+    assert "usage: ggnet" in errors
+
+
+def test_overrides_stand_before_and_after_options(ggnet):
+    status, output, _ = ggnet(
+        "train",
+        "train.epochs=7",
+        "--config",
+        "demo",
+        "train.lr=0.5",
+        "--print-config",
+        "model.apm=0",
+    )
+    assert status == 0
+    assert "  epochs: 7" in output
+    assert "  lr: 0.5" in output
+    assert "  apm: false" in output
+
+
+def test_error_names_the_process(ggnet, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert ggnet("train", "a.b=1")[2].startswith("error [process 1]: ")
+
+
+def test_train_leaves_a_complete_folder(run):
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        "config.yaml",
+        LAST,
+        BEST,
+        "results.csv",
+        "curves.png",
+        METRICS,
+        PREDICTIONS,
+        "ap_per_class.csv",
+        "ap_per_hoi.png",
+    }
+
+
+def test_config_of_a_run_makes_the_same_run(ggnet, run):
+    status, output, _ = ggnet("train", "--print-config", "--config", run / "config.yaml")
+    assert status == 0
+    assert "  epochs: 1\n" in output
+    assert "  width: 16  #" in output
+
+
+def test_eval_repeats_the_metrics_of_training(ggnet, run, tmp_path):
+    status, output, _ = ggnet("eval", run, "--out", tmp_path)
+    assert status == 0
+    assert "AP of each HOI" in output
+    assert "HICO mAP" in output
+    assert (tmp_path / METRICS).read_text() == (run / METRICS).read_text()
+    assert (tmp_path / PREDICTIONS).read_text() == (run / PREDICTIONS).read_text()
+
+
+def test_eval_of_a_prediction_file(ggnet, run, quick, tmp_path):
+    root = quick[0]
+    status, _, _ = ggnet("eval", "--predictions", run / PREDICTIONS, root, "--out", tmp_path)
+    assert status == 0
+    theirs = json.loads((run / METRICS).read_text())
+    del theirs["object_detection"]  # the file has no boxes but those of triplets
+    assert json.loads((tmp_path / METRICS).read_text()) == theirs
+
+
+def test_eval_with_other_settings(ggnet, run, tmp_path):
+    status, _, _ = ggnet("eval", run / BEST, "--out", tmp_path, "eval.k=5")
+    assert status == 0
+    images = json.loads((tmp_path / PREDICTIONS).read_text())["images"]
+    assert max(len(image["interactions"]) for image in images) <= 5
+    status, _, errors = ggnet("eval", run, "model.gaze_steps=1")
+    assert status == 2
+    assert "model.gaze_steps: 2 in the checkpoint, 1 asked for" in errors
+
+
+def test_eval_on_another_vocabulary(ggnet, run, scenes, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(scenes, other)
+    description = json.loads((other / "dataset.json").read_text())
+    name = description["verbs"][2]["name"]
+    description["verbs"][2]["name"] = "juggle"
+    (other / "dataset.json").write_text(json.dumps(description))
+    status, _, errors = ggnet("eval", run, f"data.root={other}")
+    assert status == 2
+    assert "has other verbs" in errors
+    assert f"first difference at 2: 'juggle' and '{name}'" in errors
+
+
+def test_truncated_checkpoint(ggnet, run, tmp_path):
+    (tmp_path / LAST).write_bytes((run / LAST).read_bytes()[:3000])
+    for command in (["eval", tmp_path], ["train", "--resume", tmp_path]):
+        status, _, errors = ggnet(*command)
+        assert status == 2
+        assert f"error: {tmp_path / LAST} cannot be read as a checkpoint" in errors
+
+
+def test_corrupt_training_image_is_named(ggnet, quick, scenes, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(scenes, broken)
+    image = sorted((broken / "images" / "train").iterdir())[3]
+    image.write_bytes(image.read_bytes()[:200])
+    status, _, errors = ggnet(
+        "train", "--out", tmp_path / "run", *quick, f"data.root={broken}", "data.workers=1"
+    )
+    assert status == 2
+    assert str(image) in errors
+    assert "Traceback" not in errors
+    status, output, _ = ggnet("data", "verify", broken)
+    assert status == 1
+    assert "unreadable image" in output
+
+
+def test_predict(ggnet, run, scenes, tmp_path):
+    image = sorted((scenes / "images" / "test").iterdir())[0]
+    out = tmp_path / "out"
+    status, _, _ = ggnet(
+        "predict", image, "--checkpoint", run, "--out", out, "--actpoints", "--threshold", "0"
+    )
+    assert status == 0
+    assert (out / f"{image.stem}.png").exists()
+    assert (out / "gaze" / f"{image.stem}.png").exists()
+    assert json.loads((out / PREDICTIONS).read_text())["images"]
+
+
+def test_data_commands(ggnet, tmp_path):
+    root = tmp_path / "scenes"
+    status, output, _ = ggnet("data", "generate", root, "--train", 3, "--test", 2)
+    assert status == 0
+    assert f"3 training and 2 test images in {root}" in output
+    assert ggnet("data", "verify", root)[0] == 0
+    status, output, _ = ggnet("data", "stats", root, "--out", tmp_path / "frequencies.png")
+    assert status == 0
+    assert "images" in output
+    assert (tmp_path / "frequencies.png").exists()
+
+
+def test_env(ggnet):
+    status, output, _ = ggnet("env")
+    assert status == 0
+    assert __version__ in output
+    assert "actpoint_aggregate" in output
