@@ -26,6 +26,10 @@ examples:
   ggnet train --resume runs/train                   go on where a run was stopped
   torchrun --nproc-per-node 2 -m ggnet train ...    on several GPUs (or CPU processes)
   ggnet eval runs/train                             metrics of a run's best checkpoint
+  ggnet eval runs/train --detections boxes.json     the same with another detector's boxes
+  ggnet import ctdet_coco_hg.pth init.pt            published weights ...
+  ggnet train model.backbone=hourglass104 data.input_size=[512,512] train.init=init.pt
+                                                    ... to start a training from
   ggnet predict photo.jpg --checkpoint runs/train   pictures and JSON of what people do
 
 Settings are section.key=value; `ggnet train --print-config` lists them all.

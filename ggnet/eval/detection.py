@@ -92,6 +92,8 @@ def evaluate_detection(
         evaluation = COCOeval(truth, truth.loadRes(detections) if detections else COCO(), "bbox")
         evaluation.params.imgIds = list(numbers.values())
         evaluation.params.catIds = list(range(1, len(vocabulary.objects) + 1))
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.params.maxDets = [100]
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][
