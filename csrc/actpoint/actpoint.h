@@ -97,26 +97,30 @@ struct TileGrid {
   int64_t count() const { return rows * cols; }
 };
 
-// The backward's fixed partition: sections_of_image() sections for each image where there are few
-// images, else sections of whole images. Their number depends on the shapes alone, so that results
-// don't depend on the threads; it is bounded by the memory of one weight gradient for each.
+// The backward's fixed partition: an image is cut into sections (a power of two) where there are
+// few images, else a section has whole images. Their number depends on the shapes alone, so that
+// results don't depend on the threads. Its bounds: memory for a weight gradient of each section;
+// enough tiles that adding those up costs little beside making them; enough rows that few of the
+// features' rows are met by several sections.
 inline int64_t max_sections(const DeformParams& p) {
   constexpr int64_t kBytes = int64_t{56} << 20;
   const int64_t one = p.kernel_h * p.kernel_w * p.channels * round_up(p.out_channels, 16) * 4;
-  int64_t sections = 4;
-  while (sections < 64 && sections * 2 * one <= kBytes) sections *= 2;
-  return sections;
+  int64_t count = 4;
+  while (count < 64 && count * 2 * one <= kBytes) count *= 2;
+  return count;
 }
 inline int64_t sections_of_image(const DeformParams& p) {
-  const int64_t wanted = p.batch == 0 ? 1 : max_sections(p) / p.batch;
-  const int64_t tiles = TileGrid(p).count();
-  return wanted < 1 ? 1 : (wanted < tiles ? wanted : tiles);
+  const TileGrid grid(p);
+  int64_t count = 1;
+  while (count * 2 * p.batch <= max_sections(p) && count * 2 * 8 <= grid.count() &&
+         count * 2 * 2 <= grid.rows)
+    count *= 2;
+  return count;
 }
 inline int64_t sections(const DeformParams& p) {
   const int64_t per_image = sections_of_image(p);
   if (per_image > 1) return p.batch * per_image;
-  const int64_t most = max_sections(p);
-  return p.batch < most ? p.batch : most;
+  return p.batch < max_sections(p) ? p.batch : max_sections(p);
 }
 
 struct Section {

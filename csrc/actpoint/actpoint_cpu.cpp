@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <limits>
 #include <tuple>
 #include <vector>
 
@@ -112,7 +113,8 @@ struct Call {
     p.feature_batch_stride = t.stride(0);
     p.features = t.const_data_ptr();
     if ((p.channels == 1 || t.stride(1) == 1) &&
-        (one_row || one_col || t.stride(2) == p.width * t.stride(3)))
+        (one_row || one_col || t.stride(2) == p.width * t.stride(3)) &&
+        p.height * p.width * p.feature_pixel_stride <= std::numeric_limits<int32_t>::max())
       return;
     Tensor copy = empty({p.batch, p.height, p.width, p.channels}, t);
     const Strides4 strides = strides_of(t);

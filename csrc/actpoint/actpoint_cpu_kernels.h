@@ -52,18 +52,21 @@ class Scratch {
   char* next_;
 };
 
+// Channels gathered at a time, at most: a tile's samples of them fit L2 beside its columns.
+inline constexpr int64_t kChannels = 128;
+
 // How the K x C columns of a pixel are cut into blocks of `points` points x `channels` channels.
 struct Blocks {
   int64_t all_points, all_channels, points, channels, point_groups, channel_groups;
 
   Blocks(const DeformParams& p, int64_t target)
       : all_points(p.kernel_h * p.kernel_w), all_channels(p.channels) {
-    channel_groups = ceil_div(p.channels, target);
-    channels =
-        channel_groups == 1 ? p.channels : round_up(ceil_div(p.channels, channel_groups), 16);
+    channel_groups = ceil_div(p.channels, kChannels);
+    channels = round_up(ceil_div(p.channels, channel_groups), 16);
+    channels = channels < p.channels ? channels : p.channels;
     channel_groups = ceil_div(p.channels, channels);
-    points = channels >= target ? 1 : target / channels;
-    points = points < all_points ? points : all_points;
+    points = target / channels;
+    points = points < 1 ? 1 : (points < all_points ? points : all_points);
     point_groups = ceil_div(all_points, points);
     points = ceil_div(all_points, point_groups);
     point_groups = ceil_div(all_points, points);
@@ -385,7 +388,7 @@ struct Deform {
       plan.pixel_x[i] = A((t.x + i % t.width) * p.stride_w - p.pad_w);
     }
     const A height = A(p.height), width = A(p.width);
-    const i32 rows = i32(p.height), cols = i32(p.width);
+    const i32 rows = i32(p.height), cols = i32(p.width), step = i32(p.feature_pixel_stride);
     for (int64_t k = 0; k < points; ++k) {
       const A grid_y = A(k / p.kernel_w * p.dilation_h), grid_x = A(k % p.kernel_w * p.dilation_w);
       for (int64_t i = 0; i < t.size; i += N) {
@@ -402,11 +405,12 @@ struct Deform {
         const V ly = y - __builtin_convertvector(y0, V), lx = x - __builtin_convertvector(x0, V);
         const V hy = 1 - ly, hx = 1 - lx;
         const VI top = in & (y0 >= 0), bottom = in & (y0 < rows - 1);
-        const VI left = x0 >= 0, right = x0 < cols - 1, index = y0 * cols + x0;
+        const VI left = x0 >= 0, right = x0 < cols - 1, index = (y0 * cols + x0) * step;
         store_raw(plan.corner[0] + at, select(top & left, index, VI{} - 1));
-        store_raw(plan.corner[1] + at, select(top & right, index + 1, VI{} - 1));
-        store_raw(plan.corner[2] + at, select(bottom & left, index + cols, VI{} - 1));
-        store_raw(plan.corner[3] + at, select(bottom & right, index + cols + 1, VI{} - 1));
+        store_raw(plan.corner[1] + at, select(top & right, index + step, VI{} - 1));
+        store_raw(plan.corner[2] + at, select(bottom & left, index + step * cols, VI{} - 1));
+        store_raw(plan.corner[3] + at,
+                  select(bottom & right, index + step * cols + step, VI{} - 1));
         V m = splat<V>(1);
         if (p.mask) {
           m = load<N>(plan.planes + (2 * points + k) * kTile + i);
@@ -434,7 +438,7 @@ struct Deform {
                      const Blocks::Block& block, const T* zeros, Column* out, int64_t stride) {
     const T* features =
         static_cast<const T*>(p.features) + t.image * p.feature_batch_stride + block.channel;
-    const int64_t pixel_stride = p.feature_pixel_stride, channels = block.channels;
+    const int64_t channels = block.channels;
     for (int64_t k = 0; k < block.points; ++k) {
       const int64_t plane = (block.point + k) * kTile;
       Column* to = out + k * channels;
@@ -444,7 +448,7 @@ struct Deform {
 #pragma GCC unroll 4
         for (int q = 0; q < 4; ++q) {
           const i32 corner = plan.corner[q][plane + i];
-          row[q] = corner < 0 ? zeros : features + corner * pixel_stride;
+          row[q] = corner < 0 ? zeros : features + corner;
           w[q] = splat<V>(plan.weight[q][plane + i]);
         }
         int64_t c = 0;
@@ -579,12 +583,12 @@ struct Deform {
 
   // Where a section adds to the features' gradient.
   struct Target {
-    A** rows;  // [height]: its own rows of feature_sums, spill rows, or null: not yet met
+    A** rows;  // [-1 .. height]: its own rows of feature_sums, spill rows, or the sink: not yet met
     int64_t row_size;
     A* sink;  // for corners outside the map
 
     void meet(i32 y) {
-      if (rows[y] != nullptr) return;
+      if (rows[y] != sink) return;
       rows[y] = static_cast<A*>(Scratch::allocate(row_size * sizeof(A)));
       __builtin_memset(rows[y], 0, row_size * sizeof(A));
     }
@@ -608,7 +612,7 @@ struct Deform {
                       const A* column_grads, A* columns, int64_t stride, A* grad_planes) {
     const T* features =
         static_cast<const T*>(p.features) + t.image * p.feature_batch_stride + block.channel;
-    const int64_t pixel_stride = p.feature_pixel_stride, channels = block.channels;
+    const int64_t channels = block.channels;
     const int64_t points = p.kernel_h * p.kernel_w;
     for (int64_t k = 0; k < block.points; ++k) {
       const int64_t point = block.point + k;
@@ -621,12 +625,17 @@ struct Deform {
 #pragma GCC unroll 4
         for (int q = 0; q < 4; ++q) {
           const i32 corner = plan.corner[q][at];
-          row[q] = corner < 0 ? zeros : features + corner * pixel_stride;
-          if constexpr (kFeatures)
-            grad_row[q] = corner < 0
-                              ? target.sink
-                              : target.rows[y + q / 2] + (x + q % 2) * p.channels + block.channel;
+          row[q] = corner < 0 ? zeros : features + corner;
           w[q] = splat<V>(plan.weight[q][at]);
+        }
+        if constexpr (kFeatures) {
+          const int64_t across = x * p.channels + block.channel;
+          A* const above = target.rows[y] + across;
+          A* const below = target.rows[y + 1] + across;
+          grad_row[0] = plan.corner[0][at] < 0 ? target.sink : above;
+          grad_row[1] = plan.corner[1][at] < 0 ? target.sink : above + p.channels;
+          grad_row[2] = plan.corner[2][at] < 0 ? target.sink : below;
+          grad_row[3] = plan.corner[3][at] < 0 ? target.sink : below + p.channels;
         }
         const A* grad = column_grads + i * stride + k * channels;
         A* column = columns + i * stride + k * channels;
@@ -657,8 +666,9 @@ struct Deform {
               [n](const A* a) GGNET_LAMBDA_INLINE { return load_part<N>(a, n); },
               [n](A* a, V v) GGNET_LAMBDA_INLINE { store_part<N>(a, v, n); });
         if constexpr (kPoints) {
-          const A d0 = sum<N>(dot[0]), d1 = sum<N>(dot[1]), d2 = sum<N>(dot[2]),
-                  d3 = sum<N>(dot[3]);
+          A d[4];
+          store<4>(d, sums_of<N>(dot[0], dot[1], dot[2], dot[3]));
+          const A d0 = d[0], d1 = d[1], d2 = d[2], d3 = d[3];
           const A ly = plan.ly[at], lx = plan.lx[at], hy = 1 - ly, hx = 1 - lx, m = plan.m[at];
           A* to = grad_planes + 2 * point * kTile + i;
           to[0] += m * (hx * (d2 - d0) + lx * (d3 - d1));
@@ -708,14 +718,15 @@ struct Deform {
     const bool columns_needed = p.grad_offset || p.grad_features || p.grad_weight;
     Scratch scratch(Plan::bytes(points) + 2 * Scratch::bytes<A>(kTile * stride) +
                     Scratch::bytes<A>(kTile * out_stride) + Scratch::bytes<A>(3 * points * kTile) +
-                    Scratch::bytes<A*>(p.height) + Scratch::bytes<A>(blocks.channels) +
+                    Scratch::bytes<A*>(p.height + 2) + Scratch::bytes<A>(blocks.channels) +
                     Scratch::bytes<T>(blocks.channels));
     Plan plan(scratch, points);
     A* columns = scratch.take<A>(kTile * stride);
     A* column_grads = scratch.take<A>(kTile * stride);
     A* grads = scratch.take_zeros<A>(kTile * out_stride);  // the padding stays zero
     A* grad_planes = scratch.take_zeros<A>(3 * points * kTile);
-    Target target{scratch.take<A*>(p.height), row_size, scratch.take_zeros<A>(blocks.channels)};
+    Target target{scratch.take<A*>(p.height + 2) + 1, row_size,
+                  scratch.take_zeros<A>(blocks.channels)};
     const T* zeros = scratch.take_zeros<T>(blocks.channels);
     const Scatter scatter_block = choose_scatter(p);
 
@@ -728,9 +739,9 @@ struct Deform {
       for (int64_t image = section.image_begin; image < section.image_end; ++image) {
         if (p.grad_features) {
           A* map = static_cast<A*>(p.feature_sums) + image * p.height * row_size;
-          for (int64_t y = 0; y < p.height; ++y) {
+          for (int64_t y = -1; y <= p.height; ++y) {
             const bool own = section.row_begin <= y && y < section.row_end;
-            target.rows[y] = own ? map + y * row_size : nullptr;
+            target.rows[y] = own ? map + y * row_size : target.sink;
             if (own) __builtin_memset(target.rows[y], 0, row_size * sizeof(A));
           }
         }
@@ -775,7 +786,7 @@ struct Deform {
         }
         if (p.grad_features && p.spill_rows)
           for (int64_t y = 0; y < p.height; ++y)
-            if (y < section.row_begin || y >= section.row_end)
+            if ((y < section.row_begin || y >= section.row_end) && target.rows[y] != target.sink)
               p.spill_rows[s * p.height + y] = target.rows[y];
       }
     }

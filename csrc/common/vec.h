@@ -198,16 +198,47 @@ GGNET_INLINE void store_one(f16* p, float v) { p->bits = float_to_f16<8>(Vec<flo
 
 // ---- arithmetic --------------------------------------------------------------------------------
 
+// The sum of the vector's 4-lane parts; of all its lanes.
 template <int N, typename V>
-GGNET_INLINE auto sum(V v) {
-  if constexpr (N == 1) {
-    return v[0];
+GGNET_INLINE auto sum_parts(V v) {
+  if constexpr (N == 4) {
+    return v;
   } else {
     using Half = Vec<std::remove_reference_t<decltype(v[0])>, N / 2>;
     Half low, high;
     __builtin_memcpy(&low, &v, sizeof(Half));
     __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof(Half), sizeof(Half));
-    return sum<N / 2>(low + high);
+    return sum_parts<N / 2>(low + high);
+  }
+}
+template <int N, typename V>
+GGNET_INLINE auto sum(V v) {
+  if constexpr (N == 2) {
+    return v[0] + v[1];
+  } else {
+    const auto part = sum_parts<N>(v);
+    return (part[0] + part[2]) + (part[1] + part[3]);
+  }
+}
+
+// The sums of four vectors.
+template <int N, typename V>
+GGNET_INLINE auto sums_of(V a, V b, V c, V d) {
+  using A = std::remove_reference_t<decltype(a[0])>;
+  if constexpr (sizeof(A) == 4 && N >= 4) {
+    // Sums of neighbors, twice, within 16 bytes; what is left are vectors of four partial sums.
+    using I = Vec<i32, N>;
+    I even, odd;
+    for (int i = 0; i < N; ++i) {
+      even[i] = i / 4 * 4 + i % 2 * 2 + (i % 4 >= 2 ? N : 0);
+      odd[i] = even[i] + 1;
+    }
+    const auto add_pairs = [=](V x, V y) GGNET_LAMBDA_INLINE {
+      return __builtin_shuffle(x, y, even) + __builtin_shuffle(x, y, odd);
+    };
+    return sum_parts<N>(add_pairs(add_pairs(a, b), add_pairs(c, d)));
+  } else {
+    return Vec<A, 4>{sum<N>(a), sum<N>(b), sum<N>(c), sum<N>(d)};
   }
 }
 
