@@ -8,7 +8,7 @@ The same decomposition as csrc/actpoint: an implicit GEMM whose columns never ex
     backward      a program computes one tap of BLOCK_P pixels: the columns' gradient, its dot
                   products with the four corners (gradients of offset and mask), and the scatter
                   into the features' gradient, the only sum whose order is not fixed unless asked
-    weight_grad   a program owns a tap and BLOCK_C channels for all outputs over a fixed share of
+    weight_grad   a program owns a tap and a slice of channels for all outputs over a fixed share of
                   the pixels; the shares are then added in order
 
 The order of sums depends on the chosen block sizes, not on the run: results repeat bit by bit for
@@ -142,16 +142,18 @@ def tile(pointer, rows, row_count, columns, column_count, EVEN: tl.constexpr):
     return tl.load(source, mask=present, other=0.0)
 
 
-def _config(pixels: int, channels: int, warps: int, stages: int) -> triton.Config:
-    blocks = {"BLOCK_P": pixels, "BLOCK_C": channels}
+def _config(pixels: int, slice_bytes: int, warps: int, stages: int) -> triton.Config:
+    blocks = {"BLOCK_P": pixels, "SLICE": slice_bytes}
     return triton.Config(blocks, num_warps=warps, num_stages=stages)
 
 
-# Curated: every one of them compiles for sm_80, sm_90, sm_100 and gfx942 without spills
-# (tests/triton). The first serves the interpreter.
-FORWARD_CONFIGS = [_config(64, 32, 8, 2), _config(64, 64, 8, 2), _config(128, 32, 8, 2)]
-BACKWARD_CONFIGS = [_config(64, 32, 8, 1), _config(32, 64, 8, 1), _config(32, 32, 4, 1)]
-WEIGHT_CONFIGS = [_config(32, 64, 8, 2), _config(64, 32, 8, 2), _config(32, 32, 8, 2)]
+# Channels go in slices of so many bytes, so that a configuration suits every type. Curated: each
+# compiles for sm_80, sm_90, sm_100 and gfx942 without spills (tests/triton). The interpreter takes
+# the first.
+MAX_SLICE = 128
+FORWARD_CONFIGS = [_config(64, 64, 8, 2), _config(64, 64, 8, 3), _config(32, 128, 8, 2)]
+BACKWARD_CONFIGS = [_config(64, 64, 8, 1), _config(64, 64, 8, 2), _config(32, 64, 4, 1)]
+WEIGHT_CONFIGS = [_config(32, 128, 8, 2), _config(32, 128, 8, 1), _config(64, 128, 8, 1)]
 KEY = ["channels", "outputs", "taps", "SIZE"]
 
 
@@ -201,10 +203,11 @@ def forward_kernel(
     SIZE: tl.constexpr,  # only a key of the tuning
     BLOCK_O: tl.constexpr,
     BLOCK_P: tl.constexpr,
-    BLOCK_C: tl.constexpr,
+    SLICE: tl.constexpr,
 ):
     T: tl.constexpr = features.dtype.element_ty
-    ACC: tl.constexpr = tl.float64 if tl.float64 == T else tl.float32
+    ACC: tl.constexpr = tl.float64 if T.primitive_bitwidth == 64 else tl.float32
+    BLOCK_C: tl.constexpr = SLICE * 8 // T.primitive_bitwidth
     pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
     sum = tl.zeros((BLOCK_P, BLOCK_O), ACC)
@@ -321,10 +324,11 @@ def backward_kernel(
     ONE_TILE: tl.constexpr,  # BLOCK_O holds all outputs
     BLOCK_O: tl.constexpr,
     BLOCK_P: tl.constexpr,
-    BLOCK_C: tl.constexpr,
+    SLICE: tl.constexpr,
 ):
     T: tl.constexpr = features.dtype.element_ty
-    ACC: tl.constexpr = tl.float64 if tl.float64 == T else tl.float32
+    ACC: tl.constexpr = tl.float64 if T.primitive_bitwidth == 64 else tl.float32
+    BLOCK_C: tl.constexpr = SLICE * 8 // T.primitive_bitwidth
     pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     k = tl.program_id(1)
     cell, fy, fx, scale, in00, in01, in10, in11 = locate(
@@ -433,10 +437,11 @@ def weight_grad_kernel(
     SIZE: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_P: tl.constexpr,
-    BLOCK_C: tl.constexpr,
+    SLICE: tl.constexpr,
 ):
     T: tl.constexpr = features.dtype.element_ty
-    ACC: tl.constexpr = tl.float64 if tl.float64 == T else tl.float32
+    ACC: tl.constexpr = tl.float64 if T.primitive_bitwidth == 64 else tl.float32
+    BLOCK_C: tl.constexpr = SLICE * 8 // T.primitive_bitwidth
     k = tl.program_id(0) % taps
     c = tl.program_id(0) // taps * BLOCK_C + tl.arange(0, BLOCK_C)
     o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
@@ -504,7 +509,7 @@ def forward(
             SIGMOID=sigmoid,
             HAS_BIAS=bias is not None,
             RELU=relu,
-            EVEN_C=channels % 64 == 0,
+            EVEN_C=channels * features.itemsize % MAX_SLICE == 0,
             EVEN_O=outputs % block == 0,
             PRECISION=float32_precision(),
             INTERPRETED=INTERPRET,
@@ -544,7 +549,7 @@ def backward(
         "HAS_BASE": base is not None,
         "HAS_MASK": mask is not None,
         "SIGMOID": sigmoid,
-        "EVEN_C": channels % 64 == 0,
+        "EVEN_C": channels * features.itemsize % MAX_SLICE == 0,
         "EVEN_O": outputs % block == 0,
         "PRECISION": float32_precision(),
         "INTERPRETED": INTERPRET,
@@ -571,6 +576,8 @@ def backward(
             if fixed_point:
                 terms = out_height * out_width * taps * outputs
                 unit = _unit(gradient, weight, None if sigmoid else mask, terms)
+            # Three-product float32 splits its operands: registers hold 64 outputs of them.
+            inner = block if features.itemsize == 2 else min(block, 64)
             wrap_triton(backward_kernel)[lambda meta: (triton.cdiv(pixels, meta["BLOCK_P"]), taps)](
                 gradient,
                 dense,
@@ -585,8 +592,8 @@ def backward(
                 FEATURES=wants_features,
                 POINTS=wants_points,
                 FIXED_POINT=fixed_point,
-                ONE_TILE=outputs <= block,
-                **options,
+                ONE_TILE=outputs <= inner,
+                **(options | {"BLOCK_O": inner, "EVEN_O": outputs % inner == 0}),
             )
         if wants_features:
             if fixed_point:
@@ -597,13 +604,13 @@ def backward(
     if wants_weight:
         grad_weight = torch.zeros_like(weight, memory_format=torch.contiguous_format)
         if work:
-            programs = taps * triton.cdiv(channels, 64)
+            programs = taps * triton.cdiv(channels * features.itemsize, MAX_SLICE)
             splits = min(triton.cdiv(SPLIT_PROGRAMS, programs), triton.cdiv(pixels, 64))
             share = triton.cdiv(triton.cdiv(pixels, splits), 64) * 64
             partial = features.new_empty((splits, taps, outputs, channels), dtype=sum_dtype)
             wrap_triton(weight_grad_kernel)[
                 lambda meta: (
-                    taps * triton.cdiv(channels, meta["BLOCK_C"]),
+                    taps * triton.cdiv(channels * features.itemsize, meta["SLICE"]),
                     triton.cdiv(outputs, block),
                     splits,
                 )
