@@ -5,8 +5,10 @@ import math
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
 
 from ggnet.io import atomic_write
 
@@ -14,7 +16,7 @@ BAR_SECONDS, LINE_SECONDS = 1.0, 12.0  # between updates on a terminal, and else
 
 
 class TrainingDisplay:
-    """Progress of training: a bar on a terminal, elsewhere a line every `LINE_SECONDS`.
+    """Progress of training: a live bar on a terminal, elsewhere a line every `LINE_SECONDS`.
 
     `due()` says when to gather figures, which on a GPU waits for the device, and `show` shows them.
     """
@@ -25,23 +27,21 @@ class TrainingDisplay:
         self._start = self._last = time.monotonic()
         self._first, self._total = done, total_steps
         self._bar = Progress(
-            TextColumn("[bold]{task.fields[epoch]}"),
-            BarColumn(bar_width=None, complete_style="cyan"),
-            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(20, complete_style="cyan"),
+            TaskProgressColumn(),
             TextColumn("{task.fields[figures]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=total_steps, epoch="", figures="starting")
+        self._task = self._bar.add_task("starting", total=total_steps, completed=done, figures="")
+        self._live = Live(console=console, transient=True, refresh_per_second=4)
 
     def __enter__(self) -> "TrainingDisplay":
-        self._bar.start()
-        self._bar.update(self._task, completed=self._first)
+        if self.console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *_) -> None:
-        self._bar.stop()
+        self._live.stop()
 
     def due(self) -> bool:
         """Whether it is time for the next figures."""
@@ -49,14 +49,18 @@ class TrainingDisplay:
 
     def show(self, done: int, epoch: str, losses: dict[str, float], figures: list[str]) -> None:
         """Show the state after `done` steps of the run; `losses` are means since the last time."""
-        now = time.monotonic()
-        self._last = now
-        remaining = (now - self._start) / max(done - self._first, 1) * (self._total - done)
-        text = "  ".join([_losses(losses), *figures, f"{_duration(remaining)} left"])
+        self._last = time.monotonic()
+        each = (self._last - self._start) / max(done - self._first, 1)
+        figures = [*figures, f"{_duration(each * (self._total - done))} left"]
+        terms = "  ".join(f"{name} {value:.3g}" for name, value in losses.items())
         if self.console.is_terminal:
-            self._bar.update(self._task, completed=done, epoch=epoch, figures=text)
+            text = "  ".join(figures)
+            self._bar.update(self._task, description=epoch, completed=done, figures=text)
+            self._live.update(Group(self._bar, Text(terms, style="dim")))
         else:
-            self.console.print(f"{epoch}  {100 * done / self._total:.0f} %  {text}", soft_wrap=True)
+            percent = f"{100 * done / self._total:.0f} %"
+            line = "  ".join([epoch, percent, terms, *figures])
+            self.console.print(line, soft_wrap=True, highlight=False)
 
 
 class ResultsLog:
@@ -85,12 +89,12 @@ class ResultsLog:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard; a resumed run hides what the interrupted one wrote after `step`."""
+    """Scalars for TensorBoard; those of step `hidden_from` on that are there already are hidden."""
 
-    def __init__(self, folder: Path, step: int):
+    def __init__(self, folder: Path, hidden_from: int | None = None):
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        self._writer = SummaryWriter(str(folder), purge_step=step or None)
+        self._writer = SummaryWriter(str(folder), purge_step=hidden_from)
 
     def add(self, values: dict[str, float], step: int) -> None:
         """Write one point of each curve."""
@@ -100,10 +104,6 @@ class TensorBoard:
     def close(self) -> None:
         """Flush to disk."""
         self._writer.close()
-
-
-def _losses(losses: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.3g}" for name, value in losses.items())
 
 
 def _duration(seconds: float) -> str:

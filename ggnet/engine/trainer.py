@@ -224,7 +224,9 @@ class Trainer:
         log = ResultsLog(self.run / RESULTS, position.epoch)
         board = None
         if config.tensorboard and worker.is_main:
-            board = TensorBoard(self.run / TENSORBOARD, self.global_step)
+            # What an interrupted run has logged after its checkpoint is hidden.
+            first = self.global_step + (position.step == 0)
+            board = TensorBoard(self.run / TENSORBOARD, first if self._resumed else None)
         self.console.print(self._headline(), soft_wrap=True, highlight=False)
         stop = StopRequest(worker.is_main, TORCHRUN_ECHO_SECONDS if worker.world_size > 1 else 0.0)
         steps = config.epochs * self.steps_per_epoch
@@ -382,7 +384,9 @@ class Trainer:
         if worker.is_main:
             log.add(row)
         if board:
-            board.add(metrics, self.global_step)
+            board.add(
+                {name: row[name] for name in row.keys() - {"epoch", "step"}}, self.global_step
+            )
         improved = metrics.get("mAP", -1.0) > position.best
         position.epoch, position.step = epoch, 0
         position.sums, position.seconds, position.waited, position.images = {}, 0.0, 0.0, 0

@@ -14,7 +14,9 @@ from rich.console import Console
 
 from ggnet.config import load_config, override
 from ggnet.engine.checkpoint import BEST, LAST, load_checkpoint
+from ggnet.engine.distributed import join_workers
 from ggnet.engine.evaluation import METRICS
+from ggnet.engine.logging import TensorBoard
 from ggnet.engine.runs import resume_run
 from ggnet.engine.signals import INTERRUPTED, Interrupted
 from ggnet.engine.trainer import RESULTS, Trainer, train
@@ -22,6 +24,7 @@ from ggnet.errors import UserError
 from ggnet.nn import GGNetLoss
 
 QUIET = Console(quiet=True)
+CUDA = torch.cuda.is_available()
 TIMINGS = {"images_per_second", "data_wait", "seconds"}
 # Runs the command line after a signal was planted in the n-th step or the n-th save.
 PLANTED = """
@@ -170,8 +173,12 @@ with StopRequest() as stop:
     assert "still here" not in result.stdout
 
 
-def test_loss_that_is_not_finite_names_the_images(settings, tmp_path, monkeypatch):
-    original, seen, weights = GGNetLoss.forward, [], []
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not CUDA, reason="no GPU"))],
+)
+def test_loss_that_is_not_finite_names_the_images(settings, tmp_path, monkeypatch, device):
+    original, seen, weights = GGNetLoss.forward, [], {}
 
     def poisoned(self, outs, batch):
         total, terms = original(self, outs, batch)
@@ -179,25 +186,22 @@ def test_loss_that_is_not_finite_names_the_images(settings, tmp_path, monkeypatc
         if len(seen) == 3:
             terms["gaze1"] = terms["gaze1"] * float("nan")
             total = total * float("nan")
+            weights.update({k: v.clone() for k, v in trainer.model.named_parameters()})
         return total, terms
 
     monkeypatch.setattr(GGNetLoss, "forward", poisoned)
-    monkeypatch.setattr(
-        "torch.optim.Adam.step",
-        lambda self: weights.append(all(p.grad.isfinite().all() for p in _parameters(self))),
-    )
-    with pytest.raises(UserError) as error:
-        train(load_config(None, settings), tmp_path / "run", console=QUIET)
+    config = load_config(None, [*settings, f"train.device={device}"])
+    with join_workers(device) as worker:
+        trainer = Trainer(config, tmp_path / "run", worker, QUIET)
+        with pytest.raises(UserError) as error:
+            trainer.fit()
     message = str(error.value)
     assert "gaze1 is nan" in message
     assert "epoch 1, step 3" in message
     assert ", ".join(seen[2]) in message
     assert not set(seen[1]) & set(re.findall(r"\w+\.png", message))
-    assert weights == [True] * 2  # the third step was not taken
-
-
-def _parameters(optimizer):
-    return [p for group in optimizer.param_groups for p in group["params"]]
+    for name, value in trainer.model.named_parameters():
+        assert torch.equal(value, weights[name]), name
 
 
 def test_gradient_that_is_not_finite_is_not_applied(settings, tmp_path, monkeypatch):
@@ -269,9 +273,32 @@ def test_unusable_device_is_explained(quick, tmp_path):
     config = load_config(None, quick)
     with pytest.raises(UserError, match="train.device is 'tpu'; expected auto, cpu, cuda"):
         train(override(config, ["train.device=tpu"]), tmp_path, console=QUIET)
-    if not torch.cuda.is_available():
+    if not CUDA:
         with pytest.raises(UserError, match="sees no GPU"):
             train(override(config, ["train.device=cuda"]), tmp_path, console=QUIET)
+
+
+def test_tensorboard_of_a_resumed_run(settings, tmp_path, monkeypatch):
+    """One point an epoch, though the interrupted run had logged beyond its checkpoint."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    original = TensorBoard.add
+
+    def dying(self, values, step):
+        original(self, values, step)
+        assert step < 8  # two epochs
+
+    run = tmp_path / "run"
+    config = load_config(None, [*settings, "train.tensorboard=true", "train.eval_every=1"])
+    with monkeypatch.context() as patch:
+        patch.setattr(TensorBoard, "add", dying)
+        with pytest.raises(AssertionError):
+            train(config, run, console=QUIET)
+    resume(run)
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    for name in ("total", "mAP", "lr"):
+        assert [event.step for event in events.Scalars(name)] == [4, 8, 12]
 
 
 def test_progress_lines_without_a_terminal(quick, tmp_path, monkeypatch):
