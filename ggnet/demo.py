@@ -61,13 +61,15 @@ def demo(
 def draw_examples(run: Path, config: Config) -> Path:
     """Draw test images, evenly spaced over the split, none chosen for its result.
 
+    The weights are those of the last epoch: the best one is chosen by the test images themselves.
+
     Writes `pictures/NAME.png` and a page of the first ones with two pairs or more,
     `examples.png`, whose path is returned.
     """
     dataset = load_dataset(config.data.root)
     records = dataset.load("test")
     chosen = np.linspace(0, len(records) - 1, min(PICTURES, len(records))).astype(int)
-    predictor = Predictor.from_checkpoint(run, torch.device("cpu"))
+    predictor = Predictor.from_checkpoint(run / LAST, torch.device("cpu"))
     scenes = []
     for record in (records[index] for index in chosen):
         image = read_image(record.path)
@@ -105,5 +107,5 @@ def _train(config: Config, run: Path, console: Console) -> Result:
         check_same_config(saved_config(state, last), config, last, set())
         if state["progress"]["epoch"] >= config.train.epochs:
             console.print(f"{run} is trained already; delete it to start anew", highlight=False)
-            return evaluate_checkpoint(run, [], console=Console(quiet=True))
+            return evaluate_checkpoint(last, [], console=Console(quiet=True))
     return train(config, run, resume=state, console=console)
