@@ -1,5 +1,6 @@
 """Images and targets for training and evaluation, in batches, from worker processes."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -230,4 +231,5 @@ def make_loader(
 
 
 def _start_worker(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the trainer ends its workers
     cv2.setNumThreads(0)  # as many threads as workers is enough; OpenCV's pool dies in a fork
