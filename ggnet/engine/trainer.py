@@ -332,6 +332,8 @@ class Trainer:
             self._raise_if_not_finite(report)
             _, stop, save = report.read()[:3]
             if stop or save:
+                for later in self._reports:  # steps that the checkpoint will contain
+                    self._raise_if_not_finite(later)
                 self._save()
             if stop:
                 raise Interrupted
