@@ -24,6 +24,7 @@ PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "photos"
 STEPS, EVERY = 180, 30
 CONFIG = parse_config(
     {
+        "model": {"actpoints": 9},
         # A size at which no two interaction points of a verb, nor centers of an object, are
         # neighbors on the feature map: as peaks they could not both be found.
         "data": {"input_size": [192, 272], "augment": False, "workers": 0},
@@ -33,6 +34,7 @@ CONFIG = parse_config(
             "lr_schedule": "onecycle",
             "epochs": STEPS,
             "glance_lr_multiplier": 1.0,
+            "clip": 5.0,
         },
     }
 )
@@ -75,6 +77,7 @@ def test_training_on_four_photos_finds_everything_in_them(tmp_path):
         set_lr(optimizer, CONFIG.train, step, steps_per_epoch=1)
         optimizer.zero_grad()
         loss(model(batch.images), batch)[0].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CONFIG.train.clip)
         optimizer.step()
         if (step + 1) % EVERY == 0:
             found = predictor.look(unseen.images, unseen.meta)
