@@ -31,8 +31,7 @@ demo: setup  ## build, generate the bundled dataset, train, evaluate, draw (unde
 	$(BIN)/ggnet demo
 
 test: setup  ## every test that runs without a GPU (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest tests/ops $(PYTEST_ARGS)
-	$(BIN)/python -m pytest --ignore=tests/ops $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-slow: setup  ## the tests that `make test` leaves out
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

@@ -139,7 +139,7 @@ def test_human_branch_learns_at_the_human_center(make_batch):
 
 @pytest.mark.parametrize("switches", [{}, {"aggregation": "interaction+human", "apm": False}])
 def test_images_without_any_target(switches, make_batch):
-    model = build_model(ModelConfig(width=8, **switches), OBJECTS, VERBS)
+    model = build_model(ModelConfig(width=16, **switches), OBJECTS, VERBS)
     batch = make_batch(**NO_TARGETS)
     total, terms = GGNetLoss(LossConfig())(model(batch.images), batch)
     total.backward()
@@ -165,7 +165,7 @@ def test_never_waits_for_the_device(make_batch):
 def test_bfloat16_autocast(make_batch):
     """Mixed precision: nearly the same loss, in float32, and a gradient for every parameter."""
     torch.manual_seed(0)
-    model, criterion = build_model(ModelConfig(width=8), OBJECTS, VERBS), GGNetLoss(LossConfig())
+    model, criterion = build_model(ModelConfig(width=16), OBJECTS, VERBS), GGNetLoss(LossConfig())
     batch = make_batch()
     expected, _ = criterion(model(batch.images), batch)
     with torch.autocast("cpu", torch.bfloat16):

@@ -30,7 +30,7 @@ by_switches = pytest.mark.parametrize(
 
 def build(**switches) -> GGNet:
     torch.manual_seed(0)
-    return build_model(ModelConfig(width=8, **switches), OBJECTS, VERBS)
+    return build_model(ModelConfig(width=16, **switches), OBJECTS, VERBS)
 
 
 def scatter_points(model: nn.Module) -> GGNet:
@@ -178,8 +178,8 @@ def test_pair_points_read_the_predicted_centers():
     with torch.no_grad():
         (feature,) = model.backbone(torch.randn(1, 3, 32, 32))
         outputs = heads(feature)
-        read = torch.zeros(1, 8, 8, 8)
         branch = verbs.branches["human"](feature)
+        read = torch.zeros_like(branch)
         read[:, :, :-1, 2:] = branch[:, :, 1:, :-2]  # center = cell + (-2, +1)
         joined = torch.cat([heads.interaction_feature(feature), read], dim=1)
         weight = torch.cat([verbs.join.weight, verbs.join_sources["human"]], dim=1)
