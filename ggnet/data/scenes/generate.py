@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -213,9 +214,11 @@ def _each(function: Callable, jobs: list, workers: int | None) -> Iterator:
     if workers <= 1:
         yield from map(function, jobs)
         return
-    # not fork: a fork of a process that has run OpenCV's or torch's threads may hang
-    with multiprocessing.get_context("forkserver").Pool(workers, _start_worker) as pool:
-        yield from pool.imap(function, jobs, chunksize=16)
+    # Not fork: a fork of a process that has run OpenCV's or torch's threads may hang. Not a Pool:
+    # where a worker cannot start (a script without its __main__ guard) it would try for ever.
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
+        yield from pool.map(function, jobs, chunksize=16)
 
 
 def _start_worker() -> None:
