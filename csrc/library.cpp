@@ -1,4 +1,5 @@
-// The schema of every operator, and nothing else. Kernels register beside their code (the bottom of
+// The schema of every operator, and nothing else. tf32: whether a device may round float32 factors
+// to TF32; ggnet.ops passes what torch allows. Kernels register beside their code (the bottom of
 // csrc/<op>/<op>_*), fake kernels, autograd and autocast in ggnet/ops/<op>.py.
 
 #include <torch/csrc/stable/library.h>
@@ -6,19 +7,20 @@
 STABLE_TORCH_LIBRARY(ggnet, m) {
   m.def(
       "actpoint_aggregate(Tensor features, Tensor points, Tensor weight, Tensor? bias=None, "
-      "Tensor? base_offset=None, *, bool relu=False) -> Tensor");
+      "Tensor? base_offset=None, *, bool relu=False, bool tf32=False) -> Tensor");
   m.def(
       "actpoint_aggregate_backward(Tensor grad_output, Tensor features, Tensor points, "
-      "Tensor weight, Tensor? base_offset, Tensor? output, int grad_mask, bool deterministic) -> "
+      "Tensor weight, Tensor? base_offset, Tensor? output, int grad_mask, bool deterministic, *, "
+      "bool tf32=False) -> "
       "(Tensor grad_features, Tensor grad_points, Tensor grad_weight, Tensor grad_bias)");
   m.def(
       "deform_conv2d(Tensor input, Tensor offset, Tensor weight, Tensor? bias, int stride_h, "
-      "int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w, Tensor? mask) -> "
-      "Tensor");
+      "int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w, Tensor? mask, *, "
+      "bool tf32=False) -> Tensor");
   m.def(
       "deform_conv2d_backward(Tensor grad_output, Tensor input, Tensor offset, Tensor weight, "
       "Tensor? mask, int stride_h, int stride_w, int pad_h, int pad_w, int dilation_h, "
-      "int dilation_w, int grad_mask, bool deterministic) -> "
+      "int dilation_w, int grad_mask, bool deterministic, *, bool tf32=False) -> "
       "(Tensor grad_input, Tensor grad_offset, Tensor grad_weight, Tensor grad_bias, "
       "Tensor grad_mask)");
   m.def(

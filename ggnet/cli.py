@@ -52,9 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return USER_ERROR
     except ImportError as error:
-        if "compiled operators" not in str(error):
+        if error.name == "torch":
+            _complain(
+                f"torch cannot be imported by {sys.executable} ({error}); install torch 2.11 or "
+                "newer (pip install torch), then compile the operators: pip install -e ."
+            )
+        elif "compiled operators" in str(error):
+            _complain(str(error))
+        else:
             raise
-        _complain(str(error))
         return USER_ERROR
     except KeyboardInterrupt:
         return 130

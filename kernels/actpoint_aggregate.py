@@ -18,6 +18,7 @@ def actpoint_aggregate(
     base_offset: Tensor | None = None,
     *,
     relu: bool = False,
+    tf32: bool = False,
 ) -> Tensor:
     side = weight.shape[2]
     return deform.forward(
@@ -30,6 +31,7 @@ def actpoint_aggregate(
         steps(side),
         sigmoid=True,
         relu=relu,
+        tf32=tf32,
     )
 
 
@@ -43,6 +45,8 @@ def actpoint_aggregate_backward(
     output: Tensor | None,
     grad_mask: int,
     deterministic: bool,
+    *,
+    tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     side = weight.shape[2]
     if output is not None:  # of the ReLU: where it is NaN, the gradient passes
@@ -58,6 +62,7 @@ def actpoint_aggregate_backward(
         sigmoid=True,
         wanted=tuple(bool(grad_mask & bit) for bit in (1, 2, 4, 8)),
         deterministic=deterministic,
+        tf32=tf32,
     )
     if grad_mask & 2:
         grad_points = grad_points.contiguous(memory_format=_layout.memory_format(points))

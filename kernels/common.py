@@ -43,13 +43,13 @@ def size_class(count: int) -> int:
     return 0 if count <= 1 << 13 else 1 if count <= 1 << 17 else 2
 
 
-def float32_precision() -> str:
-    """How tl.dot multiplies float32: TF32 where torch allows it, else with float32's accuracy.
+def float32_precision(tf32: bool) -> str:
+    """How tl.dot multiplies float32: in TF32, or with float32's accuracy.
 
     Three TF32 products (error below 2^-21) keep float32 on the tensor cores of NVIDIA's devices;
     AMD's multiply float32 itself.
     """
-    if torch.backends.cuda.matmul.allow_tf32:
+    if tf32:
         return "tf32"
     return "ieee" if torch.version.hip else "tf32x3"
 

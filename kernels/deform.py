@@ -484,6 +484,7 @@ def forward(
     steps: tuple[int, ...],
     sigmoid: bool,
     relu: bool,
+    tf32: bool,
 ) -> Tensor:
     """(B, O, h, w) in the memory format of the features; steps: strides, paddings, dilations."""
     batch, _, out_height, out_width = offset.shape
@@ -511,7 +512,7 @@ def forward(
             RELU=relu,
             EVEN_C=channels * features.itemsize % MAX_SLICE == 0,
             EVEN_O=outputs % block == 0,
-            PRECISION=float32_precision(),
+            PRECISION=float32_precision(tf32),
             INTERPRETED=INTERPRET,
             SIZE=size_class(pixels),
             BLOCK_O=block,
@@ -530,6 +531,7 @@ def backward(
     sigmoid: bool,
     wanted: tuple[bool, bool, bool, bool],
     deterministic: bool,
+    tf32: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of features, points (of offset, then of mask, if given), weight and bias.
 
@@ -551,7 +553,7 @@ def backward(
         "SIGMOID": sigmoid,
         "EVEN_C": channels * features.itemsize % MAX_SLICE == 0,
         "EVEN_O": outputs % block == 0,
-        "PRECISION": float32_precision(),
+        "PRECISION": float32_precision(tf32),
         "INTERPRETED": INTERPRET,
         "SIZE": size_class(pixels),
         "BLOCK_O": block,

@@ -21,6 +21,8 @@ def deform_conv2d(
     dilation_h: int,
     dilation_w: int,
     mask: Tensor | None,
+    *,
+    tf32: bool = False,
 ) -> Tensor:
     return deform.forward(
         input,
@@ -32,6 +34,7 @@ def deform_conv2d(
         (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w),
         sigmoid=False,
         relu=False,
+        tf32=tf32,
     )
 
 
@@ -50,6 +53,8 @@ def deform_conv2d_backward(
     dilation_w: int,
     grad_mask: int,
     deterministic: bool,
+    *,
+    tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     wants_offset, wants_mask = bool(grad_mask & 2), bool(grad_mask & 16)
     grad_input, grad_points, grad_weight, grad_bias = deform.backward(
@@ -68,6 +73,7 @@ def deform_conv2d_backward(
             bool(grad_mask & 8),
         ),
         deterministic=deterministic,
+        tf32=tf32,
     )
     grad_offset, grad_of_mask = input.new_empty((0,)), input.new_empty((0,))
     split = offset.shape[1]

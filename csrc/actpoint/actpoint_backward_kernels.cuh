@@ -580,12 +580,19 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// grad * (out > 0), and where out is NaN so is the result's origin: the gradient passes.
+// grad where the ReLU let its input pass; where out is NaN, the gradient passes as well.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     relu_grad_kernel(const T* grad, const T* out, T* masked, long long count) {
   const long long i = static_cast<long long>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < count) masked[i] = to_float(out[i]) <= 0.0f ? from_float<T>(0.0f) : grad[i];
+}
+template <class T>
+void relu_grad(const T* grad, const T* out, T* masked, long long count, void* stream) {
+  if (count == 0) return;
+  GGNET_LAUNCH((relu_grad_kernel<T>),
+               dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads)), dim3(kThreads), 0,
+               stream, grad, out, masked, count);
 }
 
 // largest[0] = bits of the largest |value|: non-negative floats order like their bits. NaN wins.
@@ -617,7 +624,10 @@ inline __global__ void clear_largest_kernel(unsigned* largest, bool mask_is_scan
 inline __global__ void fixed_point_unit_kernel(const unsigned* largest, float terms, float* unit) {
   const float bound = __uint_as_float(largest[0]) * __uint_as_float(largest[1]) *
                       __uint_as_float(largest[2]) * terms;
-  *unit = bound > 0.0f ? exp2f(ceilf(log2f(bound)) - 61.0f) : bound == 0.0f ? 1.0f : bound;
+  // Not below 2^-126, whose reciprocal is still finite.
+  *unit = bound > 0.0f    ? exp2f(fmaxf(ceilf(log2f(bound)) - 61.0f, -126.0f))
+          : bound == 0.0f ? 1.0f
+                          : bound;
 }
 
 // grad_features = accumulators, in the features' type.
@@ -672,27 +682,25 @@ inline int weight_grad_splits(const DeformShape& s, int element_bytes) {
   return static_cast<int>(wanted < tiles ? wanted : tiles > 0 ? tiles : 1);
 }
 
+template <class T>
+int backward_tile(const DeformShape& s) {
+  return outputs_tile(s.outputs, [](int tile) {
+    return with_tile(tile, [](auto n) { return backward_shared_bytes<T, n()>(); });
+  });
+}
+
+// The weight is packed for backward_tile.
 template <class T, Math kMath>
 void backward(const DeformBackwardParams& p, void* stream) {
-  switch (outputs_tile(p.forward.shape.outputs)) {
-    case 64:
-      return launch_backward<T, kMath, 64>(p, stream);
-    case 128:
-      return launch_backward<T, kMath, 128>(p, stream);
-    default:
-      return launch_backward<T, kMath, 256>(p, stream);
-  }
+  with_tile(backward_tile<T>(p.forward.shape),
+            [&](auto n) { launch_backward<T, kMath, n()>(p, stream); });
 }
 template <class T, Math kMath>
 void weight_grad(const DeformWeightGradParams& p, void* stream) {
-  switch (outputs_tile(p.forward.shape.outputs)) {
-    case 64:
-      return launch_weight_grad<T, kMath, 64>(p, stream);
-    case 128:
-      return launch_weight_grad<T, kMath, 128>(p, stream);
-    default:
-      return launch_weight_grad<T, kMath, 256>(p, stream);
-  }
+  const int tile = outputs_tile(p.forward.shape.outputs, [](int tile) {
+    return with_tile(tile, [](auto n) { return weight_grad_shared_bytes<T, n()>(); });
+  });
+  with_tile(tile, [&](auto n) { launch_weight_grad<T, kMath, n()>(p, stream); });
 }
 
 // grad_weight in `out` from the partial sums of weight_grad.

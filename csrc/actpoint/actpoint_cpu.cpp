@@ -246,15 +246,15 @@ Call actpoint_call(const Tensor& features, const Tensor& points, const Tensor& w
 
 Tensor actpoint_aggregate(const Tensor& features, const Tensor& points, const Tensor& weight,
                           const std::optional<Tensor>& bias,
-                          const std::optional<Tensor>& base_offset, bool relu) {
+                          const std::optional<Tensor>& base_offset, bool relu, bool /*tf32*/) {
   return actpoint_call(features, points, weight, base_offset).forward(features, bias, relu);
 }
 
-// Deterministic always: the argument is for other devices.
+// Deterministic always, and never TF32: the arguments are for other devices.
 std::tuple<Tensor, Tensor, Tensor, Tensor> actpoint_aggregate_backward(
     const Tensor& grad_output, const Tensor& features, const Tensor& points, const Tensor& weight,
     const std::optional<Tensor>& base_offset, const std::optional<Tensor>& output,
-    int64_t grad_mask, bool /*deterministic*/) {
+    int64_t grad_mask, bool /*deterministic*/, bool /*tf32*/) {
   Call call = actpoint_call(features, points, weight, base_offset);
   DeformParams& p = call.p;
   if (output) {
@@ -299,7 +299,7 @@ Call deform_call(const Tensor& input, const Tensor& offset, const Tensor& weight
 Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& weight,
                      const std::optional<Tensor>& bias, int64_t stride_h, int64_t stride_w,
                      int64_t pad_h, int64_t pad_w, int64_t dilation_h, int64_t dilation_w,
-                     const std::optional<Tensor>& mask) {
+                     const std::optional<Tensor>& mask, bool /*tf32*/) {
   return deform_call(input, offset, weight, mask, stride_h, stride_w, pad_h, pad_w, dilation_h,
                      dilation_w)
       .forward(input, bias, false);
@@ -309,7 +309,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     const Tensor& grad_output, const Tensor& input, const Tensor& offset, const Tensor& weight,
     const std::optional<Tensor>& mask, int64_t stride_h, int64_t stride_w, int64_t pad_h,
     int64_t pad_w, int64_t dilation_h, int64_t dilation_w, int64_t grad_mask,
-    bool /*deterministic*/) {
+    bool /*deterministic*/, bool /*tf32*/) {
   Call call = deform_call(input, offset, weight, mask, stride_h, stride_w, pad_h, pad_w, dilation_h,
                           dilation_w);
   DeformParams& p = call.p;

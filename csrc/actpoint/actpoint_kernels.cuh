@@ -406,25 +406,50 @@ __global__ void __launch_bounds__(kThreads)
   packed[i] = from_float<T>(value);
 }
 
-// Outputs of a block: as many as there are, so that no sample is gathered twice, up to 256.
-inline int outputs_tile(int outputs) { return outputs <= 64 ? 64 : outputs <= 128 ? 128 : 256; }
-
-// Elements that the packed weight needs.
+// Outputs of a block, 64, 128 or 256: as many as there are, so that no sample is gathered twice,
+// and as few as the device's shared memory wants; bytes(tile) says how much of it a tile takes.
+template <class F>
+int outputs_tile(int outputs, F bytes) {
+  const int limit = shared_memory_limit();
+  int tile = outputs <= 64 ? 64 : outputs <= 128 ? 128 : 256;
+  while (tile > 64 && bytes(tile) > limit) tile /= 2;
+  return tile;
+}
+// f(integral constant of `tile`).
+template <class F>
+auto with_tile(int tile, F f) {
+  switch (tile) {
+    case 64:
+      return f(std::integral_constant<int, 64>{});
+    case 128:
+      return f(std::integral_constant<int, 128>{});
+    default:
+      return f(std::integral_constant<int, 256>{});
+  }
+}
 template <class T>
-long long packed_weight_size(const DeformShape& s) {
-  return static_cast<long long>(s.kernel_h) * s.kernel_w *
-         round_up(s.outputs, outputs_tile(s.outputs)) * round_up(s.channels, slice<T>());
+int forward_tile(const DeformShape& s) {
+  return outputs_tile(s.outputs, [&](int tile) {
+    return with_tile(tile,
+                     [&](auto n) { return forward_shared_bytes<T, n()>(s.kernel_h * s.kernel_w); });
+  });
+}
+
+// Elements that the weight needs, packed for a tile of outputs.
+template <class T>
+long long packed_weight_size(const DeformShape& s, int tile) {
+  return static_cast<long long>(s.kernel_h) * s.kernel_w * round_up(s.outputs, tile) *
+         round_up(s.channels, slice<T>());
 }
 
 template <class T, Math kMath>
-void pack_weight(const DeformShape& s, const void* weight, void* packed, void* stream) {
+void pack_weight(const DeformShape& s, int tile, const void* weight, void* packed, void* stream) {
   const int points = s.kernel_h * s.kernel_w;
-  const long long count = packed_weight_size<T>(s);
+  const long long count = packed_weight_size<T>(s, tile);
   GGNET_LAUNCH((pack_weight_kernel<T, kMath>),
                dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads)), dim3(kThreads), 0,
                stream, static_cast<const T*>(weight), static_cast<T*>(packed), s.outputs,
-               s.channels, points, round_up(s.outputs, outputs_tile(s.outputs)),
-               round_up(s.channels, slice<T>()));
+               s.channels, points, round_up(s.outputs, tile), round_up(s.channels, slice<T>()));
 }
 
 template <class T, Math kMath, int kOutputs>
@@ -444,16 +469,10 @@ void launch_forward(const DeformForwardParams& p, void* stream) {
                  p);
 }
 
+// The weight is packed for forward_tile.
 template <class T, Math kMath>
 void forward(const DeformForwardParams& p, void* stream) {
-  switch (outputs_tile(p.shape.outputs)) {
-    case 64:
-      return launch_forward<T, kMath, 64>(p, stream);
-    case 128:
-      return launch_forward<T, kMath, 128>(p, stream);
-    default:
-      return launch_forward<T, kMath, 256>(p, stream);
-  }
+  with_tile(forward_tile<T>(p.shape), [&](auto n) { launch_forward<T, kMath, n()>(p, stream); });
 }
 
 }  // namespace deform

@@ -90,8 +90,10 @@ void actpoint_forward(const std::string& math, const py::dict& shape, const py::
   f.relu = relu;
   dispatch(math, [&](auto tag, auto m) {
     using T = decltype(tag);
-    Aligned<T> packed(packed_weight_size<T>(f.shape));
-    pack_weight<T, m()>(f.shape, simt::data(weight, p.weight, "weight"), packed.memory, nullptr);
+    const int tile = forward_tile<T>(f.shape);
+    Aligned<T> packed(packed_weight_size<T>(f.shape, tile));
+    pack_weight<T, m()>(f.shape, tile, simt::data(weight, p.weight, "weight"), packed.memory,
+                        nullptr);
     f.weight = packed.memory;
     forward<T, m()>(f, nullptr);
   });
@@ -114,8 +116,9 @@ void actpoint_backward(const std::string& math, const py::dict& shape, const py:
   dispatch(math, [&](auto tag, auto m) {
     using T = decltype(tag);
     const T* w = static_cast<const T*>(simt::data(weight, p.weight, "weight"));
-    Aligned<T> packed(packed_weight_size<T>(b.forward.shape));
-    pack_weight<T, m()>(b.forward.shape, w, packed.memory, nullptr);
+    const int tile = backward_tile<T>(b.forward.shape);
+    Aligned<T> packed(packed_weight_size<T>(b.forward.shape, tile));
+    pack_weight<T, m()>(b.forward.shape, tile, w, packed.memory, nullptr);
     b.forward.weight = packed.memory;
     std::vector<float> sums(deterministic ? 0 : p.features);
     std::vector<long long> fixed(deterministic ? p.features : 0);

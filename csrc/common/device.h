@@ -2,8 +2,8 @@
 //
 // A *_kernels.cuh includes this header and no other of CUDA's or Torch's. nvcc compiles the device
 // side; a host compiler gets the emulation of csrc/simt, lane for lane. Fragment layouts are those
-// of the PTX ISA ("Warp-level matrix instructions"). The tensor-core and cp.async wrappers need
-// sm_80; a kernel for older devices must not reach them.
+// of the PTX ISA ("Warp-level matrix instructions"). The tensor-core wrappers need sm_80; a
+// kernel for older devices must not reach them.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -41,6 +41,19 @@ inline void check_cuda(cudaError_t status, const char* what) {
 #endif
 
 namespace ggnet {
+
+// Bytes of shared memory that a block may have on the current device.
+inline int shared_memory_limit() {
+#if defined(__CUDACC__)
+  int device = 0, bytes = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+             "cudaDeviceGetAttribute");
+  return bytes;
+#else
+  return static_cast<int>(simt::options.shared_limit);
+#endif
+}
 
 struct alignas(16) Vec16 {
   uint32_t word[4];
@@ -151,7 +164,7 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void* 
 }
 
 // Copies 16 bytes from global to shared memory without waiting; the bytes beyond `source_bytes`
-// become zero (0: nothing is read).
+// become zero (0: nothing is read). Before sm_80 the copy waits.
 __device__ __forceinline__ void cp_async16(void* shared, const void* global,
                                            int source_bytes = 16) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -159,7 +172,12 @@ __device__ __forceinline__ void cp_async16(void* shared, const void* global,
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global),
                "r"(source_bytes)
                : "memory");
-#elif !defined(__CUDACC__)
+#elif defined(__CUDACC__)
+  uint4 bytes = make_uint4(0, 0, 0, 0);
+  for (int i = 0; i < source_bytes; ++i)
+    reinterpret_cast<char*>(&bytes)[i] = static_cast<const char*>(global)[i];
+  *static_cast<uint4*>(shared) = bytes;
+#else
   simt::async_copy(shared, global, 16, source_bytes);
 #endif
 }

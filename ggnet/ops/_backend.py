@@ -90,6 +90,15 @@ def resolve_operator(op: str, tensor: Tensor) -> Callable:
     return getattr(getattr(torch.ops, _namespace(op, device)), op)
 
 
+def tf32_allowed(tensor: Tensor) -> bool:
+    """Whether torch allows a device to round the factors of this tensor's products to TF32."""
+    return (
+        tensor.is_cuda
+        and tensor.dtype == torch.float32
+        and torch.backends.cuda.matmul.allow_tf32
+    )
+
+
 # Dynamo traces neither context variables nor the dispatcher's tables, so it takes the answers as
 # constants. It cannot take an exception as one, hence the text.
 @torch.compiler.assume_constant_result

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ggnet.ops import _check, _layout
 from ggnet.ops._autocast import register_autocast
-from ggnet.ops._backend import resolve_operator
+from ggnet.ops._backend import resolve_operator, tf32_allowed
 from ggnet.ops._double_backward import refuse_double_backward
 
 
@@ -30,7 +30,8 @@ def actpoint_aggregate(
 
     float32, bfloat16, float16, and float64 on the CPU; sums are at least float32. Differentiable in
     all five tensors, once: for second derivatives call `ggnet.reference.actpoint_aggregate`.
-    Under autocast everything is cast to the region's dtype.
+    Under autocast everything is cast to the region's dtype. On a GPU, float32 is multiplied in TF32
+    where `torch.backends.cuda.matmul.allow_tf32` is set.
 
     Args:
         features: (B, C, H, W); the output has their memory format.
@@ -72,16 +73,27 @@ def actpoint_aggregate(
         "features", features, points=points, weight=weight, bias=bias, base_offset=base_offset
     )
     operator = resolve_operator("actpoint_aggregate", features)
-    return operator(features, points, weight, bias, base_offset, relu=relu)
+    return operator(
+        features, points, weight, bias, base_offset, relu=relu, tf32=tf32_allowed(features)
+    )
 
 
-def _fake(features, points, weight, bias=None, base_offset=None, *, relu=False):
+def _fake(features, points, weight, bias=None, base_offset=None, *, relu=False, tf32=False):
     batch, _, height, width = features.shape
     return _layout.empty((batch, weight.shape[0], height, width), features, follow=True)
 
 
 def _fake_backward(
-    grad_output, features, points, weight, base_offset, output, grad_mask, deterministic
+    grad_output,
+    features,
+    points,
+    weight,
+    base_offset,
+    output,
+    grad_mask,
+    deterministic,
+    *,
+    tf32=False,
 ):
     return (
         _layout.gradient(features, grad_mask & 1),
@@ -95,6 +107,7 @@ def _setup_context(ctx, inputs, keyword_only_inputs, output) -> None:
     features, points, weight, _, base_offset = inputs
     rectified = output if keyword_only_inputs["relu"] else None
     ctx.save_for_backward(features, points, weight, base_offset, rectified)
+    ctx.tf32 = keyword_only_inputs["tf32"]
 
 
 def _backward(operator, ctx, grad_output):
@@ -112,6 +125,7 @@ def _backward(operator, ctx, grad_output):
         output,
         mask,
         torch.are_deterministic_algorithms_enabled(),
+        tf32=ctx.tf32,
     )
     grad_base = None
     if wants_base:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ggnet.ops import _check, _layout
 from ggnet.ops._autocast import register_autocast
-from ggnet.ops._backend import resolve_operator
+from ggnet.ops._backend import resolve_operator, tf32_allowed
 from ggnet.ops._double_backward import refuse_double_backward
 
 
@@ -90,19 +90,21 @@ def deform_conv2d(
     _check.floating("input", input)
     _check.like("input", input, offset=offset, weight=weight, bias=bias, mask=mask)
     operator = resolve_operator("deform_conv2d", input)
-    return operator(input, offset, weight, bias, *stride, *padding, *dilation, mask)
+    return operator(
+        input, offset, weight, bias, *stride, *padding, *dilation, mask, tf32=tf32_allowed(input)
+    )
 
 
 def _output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def _fake(input, offset, weight, bias, *steps_and_mask):
+def _fake(input, offset, weight, bias, *steps_and_mask, tf32=False):
     batch, outputs = input.shape[0], weight.shape[0]
     return _layout.empty((batch, outputs, *offset.shape[2:]), input, follow=True)
 
 
-def _fake_backward(grad_output, input, offset, weight, mask, *steps_and_flags):
+def _fake_backward(grad_output, input, offset, weight, mask, *steps_and_flags, tf32=False):
     *_, grad_mask, _deterministic = steps_and_flags
     return (
         _layout.gradient(input, grad_mask & 1),
@@ -113,10 +115,11 @@ def _fake_backward(grad_output, input, offset, weight, mask, *steps_and_flags):
     )
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx, inputs, keyword_only_inputs, output) -> None:
     input, offset, weight, _, *steps, mask = inputs
     ctx.save_for_backward(input, offset, weight, mask)
     ctx.steps = steps
+    ctx.tf32 = keyword_only_inputs["tf32"]
 
 
 def _backward(operator, ctx, grad_output):
@@ -127,6 +130,7 @@ def _backward(operator, ctx, grad_output):
         *ctx.steps,
         sum(bool(want) << bit for bit, want in enumerate(wants)),
         torch.are_deterministic_algorithms_enabled(),
+        tf32=ctx.tf32,
     )
     *first, last = (grad if want else None for grad, want in zip(grads, wants, strict=True))
     return (*first, *[None] * 6, last)

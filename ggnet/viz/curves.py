@@ -97,12 +97,14 @@ def plot_hoi_ap(
     title = f"AP of each HOI ({setting.replace('-', ' ')}), mAP {result.mean_ap(setting):.2f}"
     _finish(axes, title, "training instances", "AP, %")
     order = ap.argsort(kind="stable")
+    rightmost = counts.max() / 2  # to the right of it a name would leave the axes
     for i in _apart(axes, counts, ap, [*order[::-1][:_NAMED], *order[:_NAMED]]):
         axes.annotate(
             result.vocabulary.hoi_name(hois[i]).replace("_", " "),
             (counts[i], ap[i]),
-            xytext=(5, -9 if ap[i] > 50 else 5),
+            xytext=(-5 if counts[i] > rightmost else 5, -9 if ap[i] > 50 else 5),
             textcoords="offset points",
+            horizontalalignment="right" if counts[i] > rightmost else "left",
             fontsize=7,
         )
     _save(figure, picture)

@@ -1,0 +1,8 @@
+#include "actpoint/actpoint_cuda.h"
+
+namespace ggnet::deform {
+
+#define GGNET_DEFINE(T, kMath) template void backward<T, kMath>(const DeformBackwardParams&, void*);
+GGNET_EACH_MATH(GGNET_DEFINE)
+
+}  // namespace ggnet::deform

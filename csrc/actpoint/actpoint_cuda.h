@@ -1,0 +1,21 @@
+// The large kernels are compiled one file each, so that they compile side by side.
+#pragma once
+
+#include "actpoint/actpoint_backward_kernels.cuh"
+
+#define GGNET_EACH_MATH(X) \
+  X(float, Math::kFloat)   \
+  X(float, Math::kTf32)    \
+  X(__half, Math::kHalf)   \
+  X(__nv_bfloat16, Math::kHalf)
+
+namespace ggnet::deform {
+
+#define GGNET_DECLARE(T, kMath)                                                \
+  extern template void forward<T, kMath>(const DeformForwardParams&, void*);   \
+  extern template void backward<T, kMath>(const DeformBackwardParams&, void*); \
+  extern template void weight_grad<T, kMath>(const DeformWeightGradParams&, void*);
+GGNET_EACH_MATH(GGNET_DECLARE)
+#undef GGNET_DECLARE
+
+}  // namespace ggnet::deform
