@@ -15,6 +15,7 @@ from pathlib import Path
 from ggnet import __version__
 from ggnet.errors import UserError
 
+SHOWN = 10  # broken records of a kind that are named
 USER_ERROR = 2  # as argparse: the user can put it right
 OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=.*", re.DOTALL)
 
@@ -162,6 +163,9 @@ def _add_data_commands(commands) -> None:
     )
     verify.add_argument("root", help="dataset folder")
     verify.add_argument("--no-images", action="store_true", help="do not decode the images")
+    verify.add_argument(
+        "--all", action="store_true", help=f"name every record, not the first {SHOWN} of a kind"
+    )
 
     convert = _command(commands, "convert", _data_convert, "import a published annotation format")
     convert.add_argument(
@@ -334,8 +338,14 @@ def _data_verify(args: argparse.Namespace) -> int:
         result = verify_dataset(args.root, read_images=not args.no_images, progress=progress)
     console = Console()
     console.print(result.table())
+    if result.ok:
+        console.print("no problems")
+        return 0
     console.print(result.problems.table())
-    return 0 if result.ok else 1
+    print(*result.problems.lines(None if args.all else SHOWN), sep="\n")
+    if not args.all and max(result.problems.counts.values()) > SHOWN:
+        print("--all names every record.")
+    return 1
 
 
 def _data_convert(args: argparse.Namespace) -> None:
@@ -359,6 +369,7 @@ def _data_convert(args: argparse.Namespace) -> None:
     console = Console()
     if len(problems):
         console.print(problems.table())
+        print(*problems.lines(SHOWN), sep="\n")
     splits = ", ".join(dataset.splits)
     console.print(f"{dataset.vocabulary.name} ({splits}) in {args.output}", highlight=False)
 

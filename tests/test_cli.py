@@ -48,6 +48,17 @@ def test_help_is_quick_and_lists_the_commands(ggnet):
     assert not {"torch", "numpy", "pydantic", "rich"} & set(result.stdout.split())
 
 
+def test_missing_torch_is_named(ggnet, monkeypatch):
+    def fails(_):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr("ggnet.cli._env", fails)
+    status, _, errors = ggnet("env")
+    assert status == 2
+    assert "pip install torch" in errors
+    assert sys.executable in errors
+
+
 def test_convert_help_names_every_source(ggnet):
     _, output, _ = ggnet("data", "convert", "--help")
     assert all(source in output for source in SOURCES)
@@ -213,12 +224,31 @@ def test_predict(ggnet, run, scenes, tmp_path):
     assert json.loads((out / PREDICTIONS).read_text())["images"]
 
 
+def test_verify_names_every_broken_record(ggnet, scenes, tmp_path):
+    root = tmp_path / "broken"
+    shutil.copytree(scenes, root)
+    entries = json.loads((root / "train.json").read_text())
+    for entry in entries:
+        entry["annotations"][0]["category_id"] = 99
+    (root / "train.json").write_text(json.dumps(entries))
+    command = ["data", "verify", root, "--no-images"]
+    status, output, _ = ggnet(*command)
+    assert status == 1
+    assert f"and {len(entries) - 10} more: unknown object id" in output
+    assert "--all names every record" in output
+    status, output, _ = ggnet(*command, "--all")
+    assert status == 1
+    assert all(entry["file_name"] in output for entry in entries)
+
+
 def test_data_commands(ggnet, tmp_path):
     root = tmp_path / "scenes"
     status, output, _ = ggnet("data", "generate", root, "--train", 3, "--test", 2)
     assert status == 0
     assert f"3 training and 2 test images in {root}" in output
-    assert ggnet("data", "verify", root)[0] == 0
+    status, output, _ = ggnet("data", "verify", root)
+    assert status == 0
+    assert "no problems" in output
     status, output, _ = ggnet("data", "stats", root, "--out", tmp_path / "frequencies.png")
     assert status == 0
     assert "images" in output

@@ -614,14 +614,14 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // largest[2], the mask's, is 1 where a sigmoid bounds it or there is none.
-inline __global__ void clear_largest_kernel(unsigned* largest, bool mask_is_scanned) {
+static __global__ void clear_largest_kernel(unsigned* largest, bool mask_is_scanned) {
   if (threadIdx.x < 2) largest[threadIdx.x] = 0;
   if (threadIdx.x == 2) largest[2] = mask_is_scanned ? 0 : __float_as_uint(1.0f);
 }
 
 // The unit of the fixed-point sums: largest |grad_out| * |weight| * |mask| times the number of
 // terms fits into 62 bits of it. NaN if any factor is not finite.
-inline __global__ void fixed_point_unit_kernel(const unsigned* largest, float terms, float* unit) {
+static __global__ void fixed_point_unit_kernel(const unsigned* largest, float terms, float* unit) {
   const float bound = __uint_as_float(largest[0]) * __uint_as_float(largest[1]) *
                       __uint_as_float(largest[2]) * terms;
   // Not below 2^-126, whose reciprocal is still finite.

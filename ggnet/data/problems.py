@@ -150,6 +150,16 @@ class Problems:
         """Kind -> number of records."""
         return Counter(problem.kind for problem in self.items)
 
+    def lines(self, limit: int | None = None) -> list[str]:
+        """Each problem in full, kind by kind; after `limit` of a kind only how many more."""
+        lines = []
+        for kind, count in self.counts.most_common():
+            shown = count if limit is None else limit
+            lines += [str(problem) for problem in self.items if problem.kind == kind][:shown]
+            if count > shown:
+                lines.append(f"... and {count - shown} more: {kind}")
+        return lines
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -169,17 +179,11 @@ class Problems:
             logger.warning("%d records with problems:\n%s", len(self), self)
 
     def table(self) -> Table:
-        """A rich table: kind, count, what happens, the first of the kind."""
-        table = Table(title=f"problems: {len(self)}" if self.items else "no problems")
-        for name in ("problem", "count", "effect", "first"):
+        """A rich table: kind, count, what happens to such records, what to do about them."""
+        table = Table(title=f"problems: {len(self)}")
+        for name in ("problem", "count", "effect", "remedy"):
             table.add_column(name, overflow="fold", justify="right" if name == "count" else "left")
         for kind, count in self.counts.most_common():
-            first = next(problem for problem in self.items if problem.kind == kind)
-            table.add_row(
-                kind,
-                str(count),
-                KINDS[kind][0],
-                f"{', '.join(filter(None, (first.file.name, first.record)))}: {first.got}. "
-                f"{KINDS[kind][2]}.",
-            )
+            effect, _, remedy = KINDS[kind]
+            table.add_row(kind, str(count), effect, remedy)
         return table

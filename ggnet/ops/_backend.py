@@ -93,9 +93,7 @@ def resolve_operator(op: str, tensor: Tensor) -> Callable:
 def tf32_allowed(tensor: Tensor) -> bool:
     """Whether torch allows a device to round the factors of this tensor's products to TF32."""
     return (
-        tensor.is_cuda
-        and tensor.dtype == torch.float32
-        and torch.backends.cuda.matmul.allow_tf32
+        tensor.is_cuda and tensor.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
     )
 
 
