@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' 'csrc/*.cu')
 BUILD_INPUTS := pyproject.toml setup.py build_backend.py ggnet/_build.py $(shell find csrc kernels -type f 2>/dev/null)
 
-.PHONY: help setup demo test bench-eval lint format clean
+.PHONY: help setup demo test test-slow test-simt test-asan test-cuda-build bench-eval lint format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -38,9 +38,15 @@ test-slow: setup  ## the tests that `make test` leaves out
 
 test-simt: setup  ## the device kernels on the CPU: plain, with sanitizers, traced
 	$(BIN)/python -m pytest tests/simt -m "slow or not slow"
-	GGNET_SIMT_VARIANT=traced $(BIN)/python -m pytest tests/simt/test_actpoint_kernels.py -m "slow or not slow"
+	GGNET_SIMT_VARIANT=traced $(BIN)/python -m pytest tests/simt -k kernels -m "slow or not slow"
 	GGNET_SIMT_VARIANT=asan ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) \
-		$(BIN)/python -m pytest tests/simt/test_actpoint_kernels.py -m "slow or not slow"
+		$(BIN)/python -m pytest tests/simt -k kernels -m "slow or not slow"
+
+test-asan: setup  ## the CPU kernels with the address and undefined-behavior sanitizers
+	tests/sanitize.sh $(PYTEST_ARGS)
+
+test-cuda-build:  ## compile everything with nvcc, check the kernels' registers, memory, instructions
+	PYTHON=$(PYTHON) tests/cuda/build.sh
 
 bench-eval: setup  ## time of the metrics at the size of HICO-DET's and V-COCO's test sets
 	$(BIN)/python bench/eval.py

@@ -3,6 +3,9 @@
 import json
 import os
 import platform
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,9 @@ LIBRARY = "_C.abi3.so"
 BUILD_INFO = "_build_info.json"
 _FIELDS = {"version", "torch", "cuda", "python", "platform", "min_torch"}
 BYTES_PER_JOB = 1 << 30  # what compiling one file takes at most, with room to spare
+# What a library for any machine holds where TORCH_CUDA_ARCH_LIST is unset and no GPU is here to
+# compile for; newer devices compile the last one's PTX when they load it.
+CUDA_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
 
 def new_enough(torch_version: str) -> bool:
@@ -21,24 +27,31 @@ def new_enough(torch_version: str) -> bool:
     return tuple(int(part) for part in torch_version.split(".")[:2]) >= MIN_TORCH
 
 
-def sources() -> list[str]:
-    """C++ files of the library, relative to the repository root."""
+def sources(cuda: bool = False) -> list[str]:
+    """Source files of the library, relative to the repository root."""
     paths = [ROOT / "csrc/library.cpp", *sorted(ROOT.glob("csrc/*/*_cpu.cpp"))]
+    if cuda:
+        paths += sorted(ROOT.glob("csrc/*/*_cuda.cu"))
     return [str(path.relative_to(ROOT)) for path in paths]
 
 
 def headers() -> list[str]:
     """Headers that a change of makes the library stale."""
-    return [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("csrc/*/*.h"))]
+    paths = sorted([*ROOT.glob("csrc/*/*.h"), *ROOT.glob("csrc/*/*.cuh")])
+    return [str(path.relative_to(ROOT)) for path in paths]
 
 
 def include_dirs() -> list[str]:
     return [str(ROOT / "csrc")]
 
 
+def _torch_macros() -> list[str]:
+    major, minor = MIN_TORCH
+    return [f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000", "-DTORCH_STABLE_ONLY"]
+
+
 def cxx_flags() -> list[str]:
     """Compiler flags. No -march: kernels choose their instruction set at run time."""
-    major, minor = MIN_TORCH
     return [
         "-std=c++20",
         "-O3",
@@ -47,9 +60,49 @@ def cxx_flags() -> list[str]:
         "-fvisibility=hidden",
         "-fno-math-errno",
         "-fno-trapping-math",
-        f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000",
-        "-DTORCH_STABLE_ONLY",
+        *_torch_macros(),
     ]
+
+
+def nvcc_flags() -> list[str]:
+    """nvcc's flags, without the architectures: those are TORCH_CUDA_ARCH_LIST's."""
+    return [
+        "-std=c++20",
+        "-O3",
+        "-Xcompiler",
+        "-fvisibility=hidden",
+        "-DUSE_CUDA",
+        *_torch_macros(),
+    ]
+
+
+def cuda_home() -> Path | None:
+    """The CUDA toolkit that the nvcc of CUDA_HOME or PATH belongs to; None where there is none."""
+    home = os.environ.get("CUDA_HOME")
+    nvcc = str(Path(home, "bin/nvcc")) if home else shutil.which("nvcc")
+    if nvcc is None or not os.access(nvcc, os.X_OK):
+        return None
+    # nvcc may be a wrapper or a link, so it is asked where its toolkit is.
+    command = [nvcc, "--dryrun", "-x", "cu", os.devnull]
+    answer = subprocess.run(command, capture_output=True, text=True).stderr
+    top = re.search(r"^#\$ TOP=(.*)$", answer, re.MULTILINE)
+    folder = Path(top[1].strip()).resolve() if top else Path(nvcc).resolve().parent.parent
+    return folder if (folder / "include/cuda_runtime.h").exists() else None
+
+
+def nvcc_version(home: Path) -> tuple[int, int]:
+    """CUDA version of this toolkit's compiler."""
+    answer = subprocess.run([home / "bin/nvcc", "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release (\d+)\.(\d+)", answer)
+    return (int(release[1]), int(release[2])) if release else (0, 0)
+
+
+def cuda_architectures(home: Path) -> str:
+    """TORCH_CUDA_ARCH_LIST of a library for any machine: those of ours that this nvcc knows."""
+    command = [home / "bin/nvcc", "--list-gpu-code"]
+    known = subprocess.run(command, capture_output=True, text=True).stdout.split()
+    chosen = [arch for arch in CUDA_ARCHITECTURES if f"sm_{arch.replace('.', '')}" in known]
+    return ";".join(chosen) + "+PTX"
 
 
 def jobs(cpus: int, memory: int) -> int:

@@ -42,6 +42,8 @@ def test_sources_are_the_schemas_and_every_cpu_kernel():
     assert sources[0] == "csrc/library.cpp"
     assert "csrc/hna_loss/hna_loss_cpu.cpp" in sources
     assert all((_build.ROOT / path).exists() for path in [*sources, *_build.headers()])
+    assert not any(path.endswith(".cu") for path in sources)
+    assert set(sources) < set(_build.sources(cuda=True))
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
@@ -68,10 +70,14 @@ def _setup(tmp_path: Path, torch_files: dict[str, str], **env: str) -> subproces
     )
 
 
-def _torch(version: str) -> dict[str, str]:
-    names = "class BuildExtension:\n    pass\n\n\nCppExtension = None\n"
+def _torch(version: str, cuda: str | None = None) -> dict[str, str]:
+    names = (
+        "class BuildExtension:\n    pass\n\n\nCppExtension = CUDAExtension = lambda *a, **k: None\n"
+    )
     return {
-        "__init__.py": f"__version__ = {version!r}\n",
+        "__init__.py": f"from types import SimpleNamespace\n__version__ = {version!r}\n"
+        f"version = SimpleNamespace(cuda={cuda!r})\n"
+        "cuda = SimpleNamespace(is_available=lambda: False)\n",
         "utils/__init__.py": "",
         "utils/cpp_extension.py": names,
     }
@@ -91,6 +97,54 @@ def test_setup_names_what_is_missing(tmp_path, torch_files, compiler, message):
     assert result.returncode == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def _toolkit(folder: Path, version: str = "13.0") -> Path:
+    """A stand-in for a CUDA toolkit, whose nvcc knows three architectures."""
+    nvcc = folder / "bin/nvcc"
+    for path in (nvcc, folder / "include/cuda_runtime.h"):
+        path.parent.mkdir(parents=True)
+    (folder / "include/cuda_runtime.h").touch()
+    nvcc.write_text(
+        "#!/bin/sh\n"
+        'case "$1" in\n'
+        f"--dryrun) echo '#$ TOP={folder}/bin/..' >&2 ;;\n"
+        "--list-gpu-code) printf 'sm_75\\nsm_80\\nsm_90\\n' ;;\n"
+        f"--version) echo 'Cuda compilation tools, release {version}, V{version}.88' ;;\n"
+        "esac\n"
+    )
+    nvcc.chmod(0o755)
+    return folder
+
+
+def test_a_link_to_nvcc_leads_to_its_toolkit(tmp_path, monkeypatch):
+    toolkit = _toolkit(tmp_path / "cuda")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/nvcc").symlink_to(toolkit / "bin/nvcc")
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    assert _build.cuda_home() == toolkit
+    assert _build.nvcc_version(toolkit) == (13, 0)
+    assert _build.cuda_architectures(toolkit) == "8.0;9.0+PTX"
+    (toolkit / "include/cuda_runtime.h").unlink()
+    assert _build.cuda_home() is None
+
+
+@pytest.mark.parametrize(
+    ("cuda", "nvcc", "env", "status", "message"),
+    [
+        ("13.0", "13.1", {}, 0, "building for CPU and CUDA"),
+        ("13.0", "12.4", {}, 1, "13.0, and the nvcc of"),
+        ("13.0", "12.4", {"GGNET_CUDA": "0"}, 0, "building for the CPU only: GGNET_CUDA=0"),
+        ("13.0", None, {}, 0, "building for the CPU only: no nvcc"),
+        (None, "13.0", {}, 0, "building for the CPU only: torch 2.11.0 is a build without CUDA"),
+    ],
+)
+def test_nvcc_and_torch_decide_what_is_built(tmp_path, cuda, nvcc, env, status, message):
+    home = _toolkit(tmp_path / "cuda", nvcc) if nvcc else tmp_path / "none"
+    result = _setup(tmp_path, _torch("2.11.0", cuda), CXX="c++", CUDA_HOME=str(home), **env)
+    assert result.returncode == status, result.stderr
+    assert message in result.stderr
 
 
 def test_backend_sees_the_environment_behind_the_isolated_folders(monkeypatch):

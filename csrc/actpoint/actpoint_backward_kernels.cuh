@@ -454,7 +454,7 @@ __host__ __device__ constexpr int weight_grad_shared_bytes() {
 
 // Grid: (points * channel tiles, output tiles, splits).
 template <class T, Math kMath, int kOutputs, bool kAligned>
-__global__ void __launch_bounds__(kThreads) weight_grad_kernel(DeformWeightGradParams p) {
+__global__ void __launch_bounds__(kThreads, 2) weight_grad_kernel(DeformWeightGradParams p) {
   GGNET_DYNAMIC_SHARED(shared);
   constexpr int kElements = 16 / sizeof(T);
   constexpr int kChannels = kWideRow / static_cast<int>(sizeof(T));

@@ -60,31 +60,6 @@ __host__ __device__ constexpr int slice() {
 }
 __host__ __device__ inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
-__device__ __forceinline__ float to_float(float x) { return x; }
-__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
-__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-template <class T>
-__device__ __forceinline__ T from_float(float x);
-template <>
-__device__ __forceinline__ float from_float<float>(float x) {
-  return x;
-}
-template <>
-__device__ __forceinline__ __half from_float<__half>(float x) {
-  return __float2half_rn(x);
-}
-template <>
-__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
-  return __float2bfloat16_rn(x);
-}
-
-template <class T>
-union Pack {
-  Vec16 bits;
-  T element[16 / sizeof(T)];
-  __device__ Pack() {}
-};
-
 // Where 16-byte chunk `chunk` of row `row` lies in a tile: any eight consecutive rows of one chunk
 // fall into different banks, as ldmatrix and the transposed reads want.
 __device__ __forceinline__ int swizzled(int row, int chunk) {
@@ -282,8 +257,18 @@ __host__ __device__ inline int forward_shared_bytes(int points) {
   return pipeline > result ? pipeline : result;
 }
 
+// Blocks of a multiprocessor that registers must be left for: two where that spills none.
+template <Math kMath, int kOutputs, bool kAligned>
+constexpr int forward_blocks() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  if (kMath == Math::kTf32 && kOutputs == 256 && !kAligned) return 1;
+  if (kMath == Math::kFloat && kOutputs == 128) return 1;
+#endif
+  return kMath == Math::kFloat && kOutputs == 256 ? 1 : 2;
+}
+
 template <class T, Math kMath, int kOutputs, bool kAligned>
-__global__ void __launch_bounds__(kThreads, kMath == Math::kFloat && kOutputs == 256 ? 1 : 2)
+__global__ void __launch_bounds__(kThreads, (forward_blocks<kMath, kOutputs, kAligned>()))
     forward_kernel(DeformForwardParams p) {
   GGNET_DYNAMIC_SHARED(shared);
   constexpr int kElements = 16 / sizeof(T);

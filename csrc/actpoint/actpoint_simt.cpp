@@ -165,6 +165,20 @@ void actpoint_weight_grad(const std::string& math, const py::dict& shape,
   });
 }
 
+// Bytes of dynamic shared memory that a block of each kernel takes, for a tile of outputs.
+py::dict actpoint_shared_bytes(const std::string& math, int tile, int points) {
+  py::dict bytes;
+  dispatch(math, [&](auto tag, auto) {
+    using T = decltype(tag);
+    with_tile(tile, [&](auto n) {
+      bytes["forward_kernel"] = forward_shared_bytes<T, n()>(points);
+      bytes["backward_kernel"] = backward_shared_bytes<T, n()>();
+      bytes["weight_grad_kernel"] = weight_grad_shared_bytes<T, n()>();
+    });
+  });
+  return bytes;
+}
+
 }  // namespace
 
 void bind_actpoint(py::module_& m) {
@@ -178,4 +192,6 @@ void bind_actpoint(py::module_& m) {
   m.def("actpoint_weight_grad", &actpoint_weight_grad, py::arg("math"), py::arg("shape"),
         py::arg("grad_out"), py::arg("features"), py::arg("offset"), py::arg("base_offset"),
         py::arg("mask"), py::arg("grad_weight"), py::arg("grad_bias"), py::arg("sigmoid"));
+  m.def("actpoint_shared_bytes", &actpoint_shared_bytes, py::arg("math"), py::arg("tile"),
+        py::arg("points"));
 }

@@ -69,6 +69,13 @@ inline bool is_channels_last(const Tensor& tensor) {
   return tensor.dim() == 4 && tensor.stride(1) == 1 && !tensor.is_contiguous();
 }
 
+// The tensor itself if it has this layout and no gaps, else a copy.
+inline Tensor with_layout(const Tensor& tensor, bool channels_last) {
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::contiguous(
+      tensor, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
 // Uninitialized memory of `like`'s dtype and device; 4-D and channels_last where asked for.
 inline Tensor empty(torch::headeronly::IntHeaderOnlyArrayRef sizes, const Tensor& like,
                     bool channels_last = false, std::optional<ScalarType> dtype = std::nullopt) {

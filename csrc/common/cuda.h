@@ -1,10 +1,14 @@
 // What a CUDA binding needs besides check.h: the device and the stream to launch on.
 #pragma once
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/tensor.h>
+
+#include "common/check.h"
 
 namespace ggnet {
 
@@ -20,5 +24,30 @@ struct OnDevice {
     stream = static_cast<cudaStream_t>(current);
   }
 };
+
+// Calls f with a (null) pointer of the type that the tensor stores, as device code names it.
+template <class F>
+void with_device_type(const Tensor& tensor, const char* name, const F& f) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return f(static_cast<float*>(nullptr));
+    case ScalarType::BFloat16:
+      return f(static_cast<__nv_bfloat16*>(nullptr));
+    case ScalarType::Half:
+      return f(static_cast<__half*>(nullptr));
+    default:
+      STD_TORCH_CHECK(false, name, " has dtype ", tensor.scalar_type(),
+                      ", expected float32, bfloat16 or float16 on a CUDA device");
+  }
+}
+
+template <class T>
+const T* read(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+template <class T>
+T* write(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
 
 }  // namespace ggnet

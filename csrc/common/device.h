@@ -55,6 +55,7 @@ inline int shared_memory_limit() {
 #endif
 }
 
+// Storage types and the float that all arithmetic is done in, sixteen bytes at a time.
 struct alignas(16) Vec16 {
   uint32_t word[4];
 };
@@ -75,6 +76,32 @@ __device__ __forceinline__ void store16(void* address, const Vec16& v) {
   simt::store16(address, v);
 #endif
 }
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+template <class T>
+__device__ __forceinline__ T from_float(float x);
+template <>
+__device__ __forceinline__ float from_float<float>(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ __half from_float<__half>(float x) {
+  return __float2half_rn(x);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+// Sixteen bytes as elements.
+template <class T>
+union Pack {
+  Vec16 bits;
+  T element[16 / sizeof(T)];
+  __device__ Pack() {}
+};
 
 // Adds four floats to four consecutive ones in global memory; one instruction from sm_90 on.
 __device__ __forceinline__ void atomic_add4(float* address, const float (&v)[4]) {

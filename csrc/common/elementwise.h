@@ -73,13 +73,6 @@ void with_type(const Tensor& tensor, const char* name, const F& f) {
   }
 }
 
-// The tensor itself if it has this layout and no gaps, else a copy.
-inline Tensor with_layout(const Tensor& tensor, bool channels_last) {
-  using torch::headeronly::MemoryFormat;
-  return torch::stable::contiguous(
-      tensor, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-}
-
 GGNET_INLINE float to_math(float v) { return v; }
 GGNET_INLINE double to_math(double v) { return v; }
 GGNET_INLINE float to_math(c10::BFloat16 v) {

@@ -1,12 +1,10 @@
-#include "heatmap.h"
-
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "../common/check.h"
+#include "heatmap_check.h"
 
 namespace ggnet {
 namespace {
@@ -85,29 +83,13 @@ void draw_heatmaps_kernel(const int32_t* centers, const int32_t* radii, const in
 
 Tensor draw_heatmaps(Tensor centers, Tensor radii, Tensor signs, std::vector<int64_t> shape,
                      double positive_factor, double negative_factor) {
-  STD_TORCH_CHECK(shape.size() == 4, "shape has ", shape.size(), " sizes, expected 4");
-  const int64_t points = radii.numel();
-  check_shape(centers, "centers", {points, 4});
-  check_shape(radii, "radii", {points});
-  check_shape(signs, "signs", {points});
-  check_dtype(centers, "centers", ScalarType::Int);
-  check_like(radii, "radii", centers);
-  check_like(signs, "signs", centers);
-  centers = torch::stable::contiguous(centers);
-  radii = torch::stable::contiguous(radii);
-  signs = torch::stable::contiguous(signs);
+  const HeatmapParams params =
+      heatmap_params(centers, radii, signs, shape, positive_factor, negative_factor);
   const Tensor out = empty(shape, centers, false, ScalarType::Float);
   draw_heatmaps_kernel(static_cast<const int32_t*>(centers.const_data_ptr()),
                        static_cast<const int32_t*>(radii.const_data_ptr()),
                        static_cast<const int32_t*>(signs.const_data_ptr()),
-                       static_cast<float*>(out.mutable_data_ptr()),
-                       {.batch = shape[0],
-                        .channels = shape[1],
-                        .height = shape[2],
-                        .width = shape[3],
-                        .points = points,
-                        .positive_factor = positive_factor,
-                        .negative_factor = negative_factor});
+                       static_cast<float*>(out.mutable_data_ptr()), params);
   return out;
 }
 

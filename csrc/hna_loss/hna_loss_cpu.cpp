@@ -4,9 +4,8 @@
 #include <tuple>
 #include <vector>
 
-#include "../common/check.h"
 #include "../common/elementwise.h"
-#include "hna_loss.h"
+#include "hna_loss_check.h"
 
 namespace ggnet {
 namespace {
@@ -198,25 +197,8 @@ void scale_kernel(const T* grad, T* out, int64_t n, double factor) {
 
 std::tuple<Tensor, Tensor> hna_loss(Tensor logits, Tensor target, double alpha, double beta,
                                     double gamma, double eps, bool with_grad) {
-  check_shape(logits, "logits", {kAnySize, kAnySize, kAnySize, kAnySize});
-  check_shape(target, "target", {logits.size(0), logits.size(1), logits.size(2), logits.size(3)});
-  check_device(target, "target", logits);
+  const HnaLossParams params = hna_loss_params(logits, target, alpha, beta, gamma, eps);
   const auto dtype = logits.scalar_type();
-  const auto target_dtype = target.scalar_type();
-  STD_TORCH_CHECK(target_dtype == dtype || target_dtype == ScalarType::Float, "target has dtype ",
-                  target_dtype, ", expected float32 or that of logits, ", dtype);
-  const HnaLossParams params{
-      .batch = logits.size(0),
-      .channels = logits.size(1),
-      .cells = logits.size(2) * logits.size(3),
-      .channels_last = is_channels_last(logits),
-      .target_channels_last = is_channels_last(logits) && is_channels_last(target),
-      .alpha = alpha,
-      .beta = beta,
-      .gamma = gamma,
-      .eps = eps};
-  logits = with_layout(logits, params.channels_last);
-  target = with_layout(target, params.target_channels_last);
   const Tensor grad =
       with_grad ? empty(logits.sizes(), logits, params.channels_last) : empty({0}, logits);
   const bool f64 = dtype == ScalarType::Double;
@@ -231,7 +213,7 @@ std::tuple<Tensor, Tensor> hna_loss(Tensor logits, Tensor target, double alpha, 
       else
         *static_cast<float*>(loss.mutable_data_ptr()) = static_cast<float>(value);
     };
-    if (target_dtype == ScalarType::Float)
+    if (target.scalar_type() == ScalarType::Float)
       launch(static_cast<const float*>(target.const_data_ptr()));
     else
       launch(static_cast<const T*>(target.const_data_ptr()));
@@ -240,9 +222,7 @@ std::tuple<Tensor, Tensor> hna_loss(Tensor logits, Tensor target, double alpha, 
 }
 
 Tensor hna_loss_backward(Tensor grad_loss, Tensor grad) {
-  STD_TORCH_CHECK(grad_loss.numel() == 1, "grad_loss has ", grad_loss.numel(),
-                  " elements, expected 1");
-  check_device(grad_loss, "grad_loss", grad);
+  check_grad_loss(grad_loss, grad);
   double factor = 0;
   with_type(grad_loss, "grad_loss", [&]<class T>(T*) {
     factor = to_math(*static_cast<const T*>(grad_loss.const_data_ptr()));

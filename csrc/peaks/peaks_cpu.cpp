@@ -1,5 +1,3 @@
-#include "peaks.h"
-
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -9,8 +7,8 @@
 #include <tuple>
 #include <vector>
 
-#include "../common/check.h"
 #include "../common/elementwise.h"
+#include "peaks_check.h"
 
 namespace ggnet {
 namespace {
@@ -150,31 +148,14 @@ void topk_peaks_kernel(const T* logits, MathType<T>* scores, int64_t* channels, 
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> topk_peaks(Tensor logits, int64_t k,
                                                       int64_t kernel_size) {
-  check_shape(logits, "logits", {kAnySize, kAnySize, kAnySize, kAnySize});
-  STD_TORCH_CHECK(k >= 1, "k is ", k, ", expected at least 1");
-  STD_TORCH_CHECK(kernel_size >= 1 && kernel_size % 2 == 1, "kernel_size is ", kernel_size,
-                  ", expected an odd number of at least 1");
-  const int64_t channels = logits.size(1), height = logits.size(2), width = logits.size(3);
-  const bool channels_last = is_channels_last(logits) && logits.stride(3) == channels &&
-                             logits.stride(2) == channels * width;
-  const bool rows =
-      logits.stride(3) == 1 && logits.stride(2) == width && logits.stride(1) == height * width;
-  if (!channels_last && !rows) logits = torch::stable::contiguous(logits);
-  const int64_t batch = logits.size(0);
+  const PeaksParams params = peaks_params(logits, k, kernel_size);
+  const int64_t batch = params.batch;
   const bool f64 = logits.scalar_type() == ScalarType::Double;
   const Tensor scores =
       empty({batch, k}, logits, false, f64 ? ScalarType::Double : ScalarType::Float);
   const Tensor at[3] = {empty({batch, k}, logits, false, ScalarType::Long),
                         empty({batch, k}, logits, false, ScalarType::Long),
                         empty({batch, k}, logits, false, ScalarType::Long)};
-  const PeaksParams params{.batch = batch,
-                           .channels = channels,
-                           .height = height,
-                           .width = width,
-                           .image_stride = logits.stride(0),
-                           .channels_last = channels_last,
-                           .k = k,
-                           .kernel_size = kernel_size};
   with_type(logits, "logits", [&]<class T>(T*) {
     topk_peaks_kernel(static_cast<const T*>(logits.const_data_ptr()),
                       static_cast<MathType<T>*>(scores.mutable_data_ptr()),

@@ -65,4 +65,8 @@ PYBIND11_MODULE(ggnet_simt, m) {
   m.attr("traced") = simt::simt_trace_access != nullptr;
   bind_planted(m);
   bind_actpoint(m);
+  bind_hna_loss(m);
+  bind_heatmap(m);
+  bind_peaks(m);
+  bind_matching(m);
 }

@@ -8,8 +8,14 @@
 #include <stdexcept>
 #include <string>
 
+#include "simt/simt.h"
+
 void bind_planted(pybind11::module_& m);
 void bind_actpoint(pybind11::module_& m);
+void bind_hna_loss(pybind11::module_& m);
+void bind_heatmap(pybind11::module_& m);
+void bind_peaks(pybind11::module_& m);
+void bind_matching(pybind11::module_& m);
 
 namespace simt {
 
@@ -23,6 +29,19 @@ inline void* data(const pybind11::object& object, long long elements, const char
     throw pybind11::value_error(std::string(name) + " has " + std::to_string(array.size()) +
                                 " elements; expected " + std::to_string(elements));
   return const_cast<void*>(array.data());
+}
+
+// f(tag) for the type that arrays of this name hold; bfloat16 arrays are uint16.
+template <class F>
+void with_type(const std::string& name, F f) {
+  if (name == "float32")
+    f(float{});
+  else if (name == "float16")
+    f(__half{});
+  else if (name == "bfloat16")
+    f(__nv_bfloat16{});
+  else
+    throw pybind11::value_error("type is '" + name + "'; expected float32, float16 or bfloat16");
 }
 
 }  // namespace simt

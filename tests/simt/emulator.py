@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pybind11
 
+from ggnet._build import cuda_home
+
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 VARIANTS = {
@@ -33,15 +35,7 @@ class Unavailable(Exception):
 
 def cuda_include() -> Path:
     """The folder of cuda_fp16.h: of the toolkit that nvcc belongs to, or of a package from PyPI."""
-    folders = []
-    if nvcc := shutil.which("nvcc"):
-        # nvcc may be a wrapper or a link, so it is asked where its toolkit is.
-        dryrun = subprocess.run(
-            [nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=False
-        )
-        for line in dryrun.stderr.splitlines():
-            if line.startswith("#$ TOP="):
-                folders.append(Path(line.removeprefix("#$ TOP=").strip()) / "include")
+    folders = [home / "include"] if (home := cuda_home()) else []
     for entry in sys.path:
         folders.extend(Path(entry).glob("nvidia/*/include"))
     for folder in folders:
@@ -70,7 +64,7 @@ def build(variant: str) -> Path:
         common += ["-isystem", str(include)]
     flags = VARIANTS[variant]
 
-    patterns = ("*/*.cuh", "*/*_simt.cpp", "simt/*", "common/device.h")
+    patterns = ("*/*.cuh", "*/*.h", "*/*_simt.cpp", "simt/*.cpp")
     texts = sorted({path for pattern in patterns for path in CSRC.glob(pattern)})
     digest = hashlib.sha256(repr((compiler, common, flags)).encode())
     for path in texts:

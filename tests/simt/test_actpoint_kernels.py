@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from arrays import from_array, garbage, to_array
 
 from ggnet import reference
 
@@ -30,17 +31,9 @@ RUNS = [
 ]
 
 
-def to_array(tensor, math):
-    """The array that the module takes: bfloat16 as its bits."""
-    if math == "bfloat16":
-        return tensor.to(torch.bfloat16).contiguous().view(torch.int16).numpy().view(np.uint16)
-    return tensor.to(torch.float16 if math == "float16" else torch.float32).contiguous().numpy()
-
-
-def from_array(array, math):
-    if math == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).double()
-    return torch.from_numpy(array).double()
+def dtype_of(math):
+    """The type that arrays have; TF32 is a way to multiply float32."""
+    return "float32" if math == "tf32" else math
 
 
 class Problem:
@@ -54,7 +47,7 @@ class Problem:
 
         def random(*shape, scale=1.0):
             values = torch.randn(*shape, generator=generator) * scale
-            return from_array(to_array(values, math), math)
+            return from_array(to_array(values, dtype_of(math)), dtype_of(math))
 
         self.features = random(b, c, h, w)
         self.offset = random(b, 2 * k * k, *out, scale=spread)
@@ -92,16 +85,16 @@ class Problem:
         return {
             "math": self.math,
             "shape": self.shape,
-            "features": to_array(pixel_major, self.math),
-            "offset": to_array(self.offset, self.math),
-            "base_offset": None if self.base is None else to_array(self.base, self.math),
-            "mask": to_array(self.logits, self.math),
+            "features": to_array(pixel_major, dtype_of(self.math)),
+            "offset": to_array(self.offset, dtype_of(self.math)),
+            "base_offset": None if self.base is None else to_array(self.base, dtype_of(self.math)),
+            "mask": to_array(self.logits, dtype_of(self.math)),
             "sigmoid": True,
         }
 
     def empty(self, tensor):
-        dtype = {"float16": np.float16, "bfloat16": np.uint16}.get(self.math, np.float32)
-        return np.zeros(tuple(tensor.shape), dtype)
+        """Room for a result of this shape that holds no zeros by chance."""
+        return garbage(tuple(tensor.shape), dtype_of(self.math))
 
 
 def worst(got, exact):
@@ -121,11 +114,11 @@ def test_forward_equals_reference(simt, case, math):
         simt.configure(workers=2, **run)
         out = problem.empty(exact.permute(0, 2, 3, 1))
         simt.actpoint_forward(
-            **problem.inputs(), weight=to_array(problem.weight, math),
-            bias=to_array(problem.bias, math), out=out, relu=problem.relu,
+            **problem.inputs(), weight=to_array(problem.weight, dtype_of(math)),
+            bias=to_array(problem.bias, dtype_of(math)), out=out, relu=problem.relu,
         )  # fmt: skip
         outputs.append(out)
-        assert worst(from_array(out, math).permute(0, 3, 1, 2), exact) < TOLERANCE[math]
+        assert worst(from_array(out, dtype_of(math)).permute(0, 3, 1, 2), exact) < TOLERANCE[math]
     # No sum depends on the order of threads or on when copies land.
     assert all(np.array_equal(out, outputs[0]) for out in outputs)
 
@@ -136,13 +129,13 @@ def test_forward_equals_reference(simt, case, math):
 def test_backward_equals_reference(simt, case, math, deterministic):
     problem = Problem(case, math, seed=2)
     _, (features, offset, logits, weight, bias) = problem.exact()
-    grad_out = to_array(problem.grad_out.permute(0, 2, 3, 1), math)
+    grad_out = to_array(problem.grad_out.permute(0, 2, 3, 1), dtype_of(math))
     results = []
     for run in RUNS if deterministic else RUNS[2:]:
         simt.configure(workers=2, **run)
         got = [problem.empty(t) for t in (features.permute(0, 2, 3, 1), offset, logits)]
         simt.actpoint_backward(
-            **problem.inputs(), grad_out=grad_out, weight=to_array(problem.weight, math),
+            **problem.inputs(), grad_out=grad_out, weight=to_array(problem.weight, dtype_of(math)),
             grad_features=got[0], grad_offset=got[1], grad_mask=got[2],
             deterministic=deterministic,
         )  # fmt: skip
@@ -151,7 +144,7 @@ def test_backward_equals_reference(simt, case, math, deterministic):
             **problem.inputs(), grad_out=grad_out, grad_weight=got[3], grad_bias=got[4]
         )
         results.append(got)
-        tensors = [from_array(array, math) for array in got]
+        tensors = [from_array(array, dtype_of(math)) for array in got]
         tensors[0] = tensors[0].permute(0, 3, 1, 2)
         for name, tensor, exact in zip(
             ("features", "offset", "logits", "weight", "bias"),
@@ -163,6 +156,30 @@ def test_backward_equals_reference(simt, case, math, deterministic):
     if deterministic:
         for got in results:
             assert all(np.array_equal(a, b) for a, b in zip(got, results[0], strict=True))
+
+
+@pytest.mark.parametrize("limit", [99, 163])  # KiB of a block on sm_86 and sm_80
+@pytest.mark.parametrize("math", ["bfloat16", "float32"])
+def test_devices_with_less_shared_memory_get_smaller_tiles(simt, math, limit):
+    problem = Problem("aligned", math, seed=4)
+    exact, (features, *_) = problem.exact()
+    simt.configure(workers=2, shared_limit=limit << 10)
+    dtype = dtype_of(math)
+    weight = to_array(problem.weight, dtype)
+    out = problem.empty(exact.permute(0, 2, 3, 1))
+    simt.actpoint_forward(
+        **problem.inputs(), weight=weight, bias=to_array(problem.bias, dtype), out=out, relu=False
+    )
+    assert worst(from_array(out, dtype).permute(0, 3, 1, 2), exact) < TOLERANCE[math]
+    grads = [problem.empty(t) for t in (features.permute(0, 2, 3, 1), problem.offset)]
+    grad_mask = problem.empty(problem.logits)
+    simt.actpoint_backward(
+        **problem.inputs(), grad_out=to_array(problem.grad_out.permute(0, 2, 3, 1), dtype),
+        weight=weight, grad_features=grads[0], grad_offset=grads[1], grad_mask=grad_mask,
+        deterministic=False,
+    )  # fmt: skip
+    got = from_array(grads[0], dtype).permute(0, 3, 1, 2)
+    assert worst(got, features) < TOLERANCE[math]
 
 
 def test_nan_offset_is_outside(simt):

@@ -1,0 +1,40 @@
+"""Arrays that the emulator's module takes and tensors that the references take."""
+
+import numpy as np
+import torch
+
+TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+# Ways to run that hardware leaves open; the first is the default.
+ORDERS = [
+    {},
+    {"order": "reverse"},
+    {"order": "shuffled", "seed": 3, "async_early": True},
+]
+
+
+def to_array(tensor, dtype):
+    """C-contiguous; bfloat16 as its bits."""
+    tensor = tensor.to(TYPES[dtype]).contiguous()
+    return (
+        tensor.view(torch.int16).numpy().view(np.uint16) if dtype == "bfloat16" else tensor.numpy()
+    )
+
+
+def from_array(array, dtype):
+    """In float64."""
+    if dtype == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).double()
+    return torch.from_numpy(array).double()
+
+
+def garbage(shape, dtype):
+    """Memory that nobody has written: NaN, so that a missing write is seen."""
+    if dtype == "bfloat16":
+        return np.full(shape, 0x7FC0, np.uint16)
+    return np.full(shape, np.nan, dtype)
+
+
+def rounded(tensor, dtype):
+    """What the type keeps of the values, in float64."""
+    return tensor.to(TYPES[dtype]).double()
