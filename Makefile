@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' 'csrc/*.cu')
 BUILD_INPUTS := pyproject.toml setup.py build_backend.py ggnet/_build.py $(shell find csrc kernels -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow test-simt test-asan test-cuda-build bench-eval lint format clean
+.PHONY: help setup demo test test-slow test-simt test-asan test-cuda-build gpu-check bench-eval lint format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -47,6 +47,9 @@ test-asan: setup  ## the CPU kernels with the address and undefined-behavior san
 
 test-cuda-build:  ## compile everything with nvcc, check the kernels' registers, memory, instructions
 	PYTHON=$(PYTHON) tests/cuda/build.sh
+
+gpu-check:  ## on a machine with a GPU: tests, compute-sanitizer, benchmarks with peers (10 minutes)
+	tests/device/check.sh
 
 bench-eval: setup  ## time of the metrics at the size of HICO-DET's and V-COCO's test sets
 	$(BIN)/python bench/eval.py

@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("--mode", nargs="+", choices=MODES, default=["forward", "full"])
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["float32"])
     parser.add_argument("--provider", nargs="+", help="default: all that are installed")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--budget", type=float, default=60.0, help="seconds for one comparison")
@@ -43,6 +44,9 @@ def main() -> int:
     parser.add_argument("--report", type=Path, help="print this results file and stop")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # one measurement, in a child
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU")
+    torch.set_default_device(options.device)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     console = Console()
@@ -52,7 +56,7 @@ def main() -> int:
     if options.report:
         report(json.loads(options.report.read_text()), console)
         return 0
-    results = {"machine": machine(options.threads), "ceilings": measure.ceilings(), "rows": []}
+    results = {"machine": machine(options), "ceilings": measure.ceilings(), "rows": []}
     for op in options.op:
         for dtype in options.dtype:
             for mode in options.mode:
@@ -112,7 +116,7 @@ def compare(op: str, mode: str, dtype: str, options, console: Console) -> list[d
             "gflops": work * case.flops / seconds / 1e9,
         }
         if not options.no_memory:
-            row["extra_bytes"] = memory_of(op, mode, dtype, name, options.threads)
+            row["extra_bytes"] = memory_of(op, mode, dtype, name, options)
         rows.append(row)
     return rows
 
@@ -121,25 +125,31 @@ def memory_here(op: str, mode: str, dtype: str, name: str) -> int:
     return measure.peak_memory(prepare(op, mode, dtype, name)[1])
 
 
-def memory_of(op: str, mode: str, dtype: str, name: str, threads: int) -> int | None:
+def memory_of(op: str, mode: str, dtype: str, name: str, options) -> int | None:
     """Peak growth of a process that does nothing else; None where that fails."""
     command = [sys.executable, "-m", "bench", "--op", op, "--mode", mode, "--dtype", dtype]
-    command += ["--threads", str(threads), "--memory-of", name]
+    command += ["--threads", str(options.threads), "--device", options.device]
+    command += ["--memory-of", name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else None
 
 
-def machine(threads: int) -> dict:
+def machine(options) -> dict:
     """What the figures were measured on."""
+    gpu = None
+    if options.device == "cuda":
+        card = torch.cuda.get_device_properties(torch.cuda.current_device())
+        gpu = f"{card.name}, sm_{card.major}{card.minor}, CUDA {torch.version.cuda}"
     model = platform.processor()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
     return {
+        "gpu": gpu,
         "cpu": model,
         "isa": torch.backends.cpu.get_cpu_capability(),
-        "threads": threads,
+        "threads": options.threads,
         "torch": torch.__version__,
         "system": platform.platform(),
     }
@@ -148,8 +158,9 @@ def machine(threads: int) -> dict:
 def report(results: dict, console: Console) -> None:
     """The table: medians, ratio to ggnet, rate, peak memory."""
     m, c = results["machine"], results["ceilings"]
+    host = f"{m['cpu']} ({m['isa']}), {m['threads']} threads"
     console.print(
-        f"{m['cpu']} ({m['isa']}), {m['threads']} threads, torch {m['torch']}; in this run a large "
+        f"{m['gpu'] or host}, torch {m['torch']}; in this run a large "
         f"product reached {c['gemm_gflops']:.0f} GFLOP/s, a copy {c['copy_gbs']:.1f} GB/s"
     )
     groups: dict[tuple, list[dict]] = {}

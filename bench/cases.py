@@ -18,6 +18,28 @@ class Missing(Exception):
     """Why a provider cannot run."""
 
 
+def by_triton(provider: Callable) -> Callable:
+    """The same call with the operators' Triton kernels."""
+
+    def on_triton(inputs):
+        tensor = next(iter(inputs.tensors.values()))
+        if not tensor.is_cuda:
+            raise Missing("Triton's kernels want a GPU")
+        try:
+            with ops.use_backend("triton"):
+                call = provider(inputs)
+        except ops.BackendError as error:
+            raise Missing(str(error)) from None
+
+        def run():
+            with ops.use_backend("triton"):
+                return call()
+
+        return run
+
+    return on_triton
+
+
 @dataclass
 class Inputs:
     """Tensors of a case; `leaves` are those that get gradients."""
@@ -88,7 +110,7 @@ def deformable(name: str, batch: int, channels: int, outputs: int, size: int, ke
             from torchvision.ops import deform_conv2d
         except (ImportError, RuntimeError) as error:
             raise Missing(f"torchvision does not import: {error}") from None
-        if i["features"].dtype == torch.bfloat16:
+        if i["features"].dtype == torch.bfloat16 and not i["features"].is_cuda:
             raise Missing("torchvision has no bfloat16 kernel on the CPU")
         if fused:
 
@@ -126,8 +148,10 @@ def deformable(name: str, batch: int, channels: int, outputs: int, size: int, ke
         make,
         {
             "ggnet": ggnet,
+            "triton": by_triton(ggnet),
             "dense conv2d": dense,
             "torchvision": torchvision,
+            "mmcv": lambda i: _mmcv(i, parts, pad, fused),
             "openvino": lambda i: _openvino(i, pad),
             "onnxruntime": lambda i: _onnxruntime(i, pad),
             "torch eager": eager,
@@ -137,7 +161,28 @@ def deformable(name: str, batch: int, channels: int, outputs: int, size: int, ke
     )
 
 
+def _mmcv(i: Inputs, parts: Callable, pad: int, fused: bool):
+    if not i["features"].is_cuda:
+        raise Missing("mmcv is compared on a GPU only")
+    try:
+        from mmcv.ops import modulated_deform_conv2d
+    except ImportError as error:
+        raise Missing(f"pip install mmcv ({error})") from None
+
+    def run():
+        offset, mask = parts(i)
+        out = modulated_deform_conv2d(
+            i["features"].contiguous(), offset.contiguous(), mask.contiguous(), i["weight"],
+            i["bias"], 1, pad, 1, 1, 1,
+        )  # fmt: skip
+        return out.relu() if fused else out
+
+    return run
+
+
 def _forward_only(inputs: Inputs, package: str) -> None:
+    if inputs["features"].is_cuda:
+        raise Missing(f"{package} is compared on the CPU only")
     if inputs["features"].requires_grad:
         raise Missing(f"{package} has no backward")
     if inputs["features"].dtype != torch.float32:
@@ -220,13 +265,17 @@ def loss(batch: int, verbs: int, size: int) -> Case:
         run = torch.compile(reference.hna_loss)
         return lambda: run(i["logits"], i["target"])
 
+    def ggnet(i: Inputs):
+        return lambda: ops.hna_loss(i["logits"], i["target"])
+
     cells = batch * verbs * size * size
     return Case(
         "hna_loss",
         f"{batch}x{verbs}x{size}x{size}",
         make,
         {
-            "ggnet": lambda i: lambda: ops.hna_loss(i["logits"], i["target"]),
+            "ggnet": ggnet,
+            "triton": by_triton(ggnet),
             "torch.compile": compiled,
             "torch eager": lambda i: lambda: reference.hna_loss(i["logits"], i["target"]),
         },
@@ -251,11 +300,14 @@ def peaks(batch: int, verbs: int, size: int, k: int) -> Case:
 
         return run
 
+    def ggnet(i: Inputs):
+        return lambda: ops.topk_peaks(i["logits"], k)
+
     return Case(
         "topk_peaks",
         f"{batch}x{verbs}x{size}x{size}, k={k}",
         make,
-        {"ggnet": lambda i: lambda: ops.topk_peaks(i["logits"], k), "torch eager": eager},
+        {"ggnet": ggnet, "triton": by_triton(ggnet), "torch eager": eager},
         bytes=lambda e: float(e) * batch * verbs * size * size,
         differentiable=False,
     )
@@ -291,7 +343,11 @@ def decode(batch: int, verbs: int, objects: int, size: int, k: int) -> Case:
         "decode_hoi",
         f"{batch} images, {verbs} verbs, {objects} objects, {size}x{size}, {k} of each",
         make,
-        {"ggnet": of(ops.decode_hoi), "torch eager": of(reference.decode_hoi)},
+        {
+            "ggnet": of(ops.decode_hoi),
+            "triton": by_triton(of(ops.decode_hoi)),
+            "torch eager": of(reference.decode_hoi),
+        },
         differentiable=False,
     )
 

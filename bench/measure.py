@@ -10,26 +10,36 @@ import torch
 from torch import Tensor
 
 
+def on_gpu() -> bool:
+    """Whether this run measures a GPU: then torch's default device is one."""
+    return torch.get_default_device().type == "cuda"
+
+
+def now() -> float:
+    """Seconds; what the GPU was given to do before is done."""
+    if on_gpu():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def step(call: Callable, leaves: list[Tensor], mode: str) -> Callable[[], float]:
     """One measurement of `mode` (forward, backward, full) in seconds."""
 
     def forward() -> float:
-        start = time.perf_counter()
+        start = now()
         call()
-        return time.perf_counter() - start
+        return now() - start
 
     def with_backward() -> float:
         for leaf in leaves:
             leaf.grad = None
-        start = time.perf_counter()
+        start = now()
         out = call()
-        middle = time.perf_counter()
+        middle = now()
         seed = torch.ones_like(out) if out.dim() else None
-        begin = (
-            time.perf_counter() if mode == "backward" else start + (time.perf_counter() - middle)
-        )
+        begin = now() if mode == "backward" else start + (now() - middle)
         out.backward(seed)
-        return time.perf_counter() - begin
+        return now() - begin
 
     return forward if mode == "forward" else with_backward
 
@@ -58,12 +68,18 @@ def median(values: list[float]) -> float:
 
 
 def peak_memory(call: Callable[[], float]) -> int:
-    """Bytes by which the process grows at most during a call (Linux), after one call before it.
+    """Bytes that a call needs at most beyond what is there, after one call before it.
 
-    The first call loads libraries and creates buffers that stay; allocators are asked to give
-    their free memory back, then the kernel's high-water mark is reset.
+    On a GPU what torch allocates; else by how much the process grows (Linux). The first call loads
+    libraries and creates buffers that stay; allocators are asked to give their free memory back,
+    then the high-water mark is reset.
     """
     call()
+    if on_gpu():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
     gc.collect()
     _trim()
     before = _status("VmRSS")

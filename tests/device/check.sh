@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Everything that wants a GPU: the operators' tests on it, compute-sanitizer, benchmarks with peers.
+#   tests/device/check.sh [RESULTS_FOLDER]
+# Run in an environment where ggnet was built with CUDA (PYTHON names its interpreter).
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-.venv/bin/python}
+results=${1:-runs/gpu-check}
+
+"$python" - <<'PYTHON' || exit 1
+import sys
+import torch
+if not torch.cuda.is_available():
+    sys.exit(f"gpu-check: torch {torch.__version__} finds no GPU, so there is nothing to check")
+from ggnet.ops import _library
+if _library.read_build_info(_library.FOLDER)["cuda"] is None:
+    sys.exit("gpu-check: ggnet was built without CUDA; with nvcc on PATH: pip install -e .")
+PYTHON
+mkdir -p "$results"
+failed=()
+part() {  # part NAME SECONDS COMMAND...: its output goes to a file and its end into the summary
+  local name=$1 seconds=$2
+  shift 2
+  printf '== %s\n' "$name"
+  local end=passed
+  if ! timeout "$seconds" "$@" >"$results/$name.txt" 2>&1; then
+    end="FAILED, see $results/$name.txt"
+    failed+=("$name")
+  fi
+  echo "$name: $end: $(tail -n 1 "$results/$name.txt")" | tee -a "$results/summary.txt"
+}
+
+{
+  date -u
+  nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv
+  "$python" -m ggnet env
+} >"$results/summary.txt" 2>&1
+part tests 200 "$python" -m pytest -q tests/device tests/cuda
+if command -v compute-sanitizer >/dev/null; then
+  # One small shape of each operator: the tools run kernels hundreds of times slower.
+  small="not graph and not 64-80 and (bfloat16 or float32) and (topk or heatmaps or hna or deform)"
+  for tool in memcheck racecheck; do
+    part "$tool" 120 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+      "$python" -m pytest -q -x tests/device/test_operators.py -k "cuda and $small"
+  done
+else
+  echo "compute-sanitizer: not on PATH, skipped" | tee -a "$results/summary.txt"
+fi
+part benchmarks 240 "$python" -m bench --device cuda --dtype float32 bfloat16 --mode forward full \
+  --repeats 20 --budget 8 --out "$results/benchmarks.json"
+cat "$results/benchmarks.txt" >>"$results/summary.txt"
+echo "results: $results/summary.txt"
+[ ${#failed[@]} -eq 0 ]
