@@ -40,10 +40,14 @@ __global__ void __launch_bounds__(kThreads)
     const float dy = static_cast<float>(at_y - y), dx = static_cast<float>(at_x - x);
     const float value = expf((dy * dy + dx * dx) * falloff);
     float* cell = plane + static_cast<long long>(at_y) * width + at_x;
-    if (kPositive)
+    if (kPositive) {
       atomicMax(reinterpret_cast<int*>(cell), __float_as_int(value));
-    else if (value > 0.0f && !(*cell > 0.0f))  // all positives are there already
-      atomicMax(reinterpret_cast<unsigned*>(cell), __float_as_uint(-value));
+    } else if (value > 0.0f) {
+      // All positives are there already. Read by an atomic that changes nothing: other blocks may
+      // be stamping this cell.
+      const int present = atomicOr(reinterpret_cast<int*>(cell), 0);
+      if (present <= 0) atomicMax(reinterpret_cast<unsigned*>(cell), __float_as_uint(-value));
+    }
   }
 }
 

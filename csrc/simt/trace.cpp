@@ -290,5 +290,9 @@ ACCESS(8)
 ACCESS(16)
 void __tsan_read_range(void* p, size_t n) { access(p, static_cast<int>(n), false, false, SITE); }
 void __tsan_write_range(void* p, size_t n) { access(p, static_cast<int>(n), true, false, SITE); }
+// Reference counts and guards of the host's side.
 unsigned char __tsan_atomic8_load(const volatile unsigned char* p, int) { return *p; }
+int __tsan_atomic32_fetch_add(volatile int* p, int v, int) {
+  return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);
+}
 }
