@@ -14,7 +14,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     if TRITON:
-        sys.path.insert(0, str(Path(__file__).parents[1] / "triton"))
+        sys.path.insert(0, str(Path(__file__).parents[1] / "triton_kernels"))
         import interpreted
 
         here = Path(__file__).parent
