@@ -152,6 +152,7 @@ def deformable(name: str, batch: int, channels: int, outputs: int, size: int, ke
             "dense conv2d": dense,
             "torchvision": torchvision,
             "mmcv": lambda i: _mmcv(i, parts, pad, fused),
+            "deformops": lambda i: _deformops(i, parts, pad, fused),
             "openvino": lambda i: _openvino(i, pad),
             "onnxruntime": lambda i: _onnxruntime(i, pad),
             "torch eager": eager,
@@ -175,6 +176,29 @@ def _mmcv(i: Inputs, parts: Callable, pad: int, fused: bool):
             i["features"].contiguous(), offset.contiguous(), mask.contiguous(), i["weight"],
             i["bias"], 1, pad, 1, 1, 1,
         )  # fmt: skip
+        return out.relu() if fused else out
+
+    return run
+
+
+def _deformops(i: Inputs, parts: Callable, pad: int, fused: bool):
+    if not i["features"].is_cuda:
+        raise Missing("deformops is compared on a GPU only")
+    try:
+        from deformops.registry import conv
+    except ImportError as error:
+        raise Missing(f"pip install deformops ({error})") from None
+
+    def run():
+        offset, mask = (t.movedim(1, -1) for t in parts(i))
+        out = conv(
+            i["features"].movedim(1, -1),
+            offset.unflatten(-1, (1, i.taps, 2)).contiguous(),
+            i["weight"],
+            i["bias"],
+            mask.unflatten(-1, (1, i.taps)).contiguous(),
+            padding=pad,
+        ).movedim(-1, 1)
         return out.relu() if fused else out
 
     return run

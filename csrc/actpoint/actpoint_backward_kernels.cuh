@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams
   const DeformForwardParams& f = p.forward;
   const DeformShape& s = f.shape;
   const int points = s.kernel_h * s.kernel_w;
-  const int area = s.out_height * s.out_width, pixels = s.batch * area;
+  const int pixels = s.batch * s.out_height * s.out_width;
   const int first_pixel = blockIdx.x * kPixels;
   const int padded_outputs = round_up(s.outputs, kOutputs);
   const int padded_channels = round_up(s.channels, kSlice);
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams
       const int row = i / (kGradientRow / 16), chunk = i % (kGradientRow / 16);
       const int pixel = first_pixel + row, o = tile * kOutputs + chunk * kElements;
       Pack<T> pack;
-      const T* from = source + static_cast<long long>(pixel) * s.outputs + o;
+      const T* from = source + row_of(s, pixel) * s.outputs + o;
       if (pixel < pixels && s.outputs % kElements == 0 && o < s.outputs) {
         pack.bits = load16(from);
       } else {
@@ -199,12 +199,8 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams
   auto place_point = [&](int k) {
     if (threadIdx.x >= kPixels || k >= points) return;
     const int pixel = first_pixel + threadIdx.x;
-    Placement at{0.0f, 0.0f, 0.0f, 0};
-    if (pixel < pixels) {
-      const int cell = pixel % area;
-      at = place<T>(f, pixel / area, cell / s.out_width, cell % s.out_width, k);
-    }
-    placements[(k & 1) * kPixels + threadIdx.x] = at;
+    placements[(k & 1) * kPixels + threadIdx.x] =
+        pixel < pixels ? place<T>(f, pixel, k) : Placement{};
   };
   // Step = (point * slices + slice) * tiles + tile of outputs.
   auto fetch_weights = [&](int step) {
@@ -230,7 +226,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams
 
   const int my_pixel = threadIdx.x / kChunks, my_chunk = threadIdx.x % kChunks;
   const int pixel = first_pixel + my_pixel;
-  const float unit = p.fixed_point ? *p.unit : 1.0f;
+  const float units = p.fixed_point ? 1.0f / *p.unit : 1.0f;  // in 1
   float dot[4] = {};  // <grad_columns, corner> over the slices so far of this point
   ColumnProduct<T, kMath, kOutputs> product;
   Vec16 corners[4];
@@ -296,7 +292,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams
           if (c + e < s.channels)
             atomicAdd(reinterpret_cast<unsigned long long*>(p.fixed_point + first + e),
                       static_cast<unsigned long long>(
-                          static_cast<long long>(static_cast<double>(share[i] * g[e]) / unit)));
+                          static_cast<long long>(share[i] * g[e] * units)));
       }
     }
     if (slice != slices - 1) continue;
@@ -308,7 +304,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams
       dot[i] += __shfl_xor_sync(0xffffffffu, dot[i], 2);
     }
     if (my_chunk == 0 && pixel < pixels) {
-      const int b = pixel / area, oy = pixel % area / s.out_width, ox = pixel % s.out_width;
+      const auto [b, oy, ox] = cell_of(s, pixel);
       const float up = 1.0f - at.fy, left = 1.0f - at.fx;
       if (p.grad_offset) {
         const Strides& t = p.grad_offset_strides;
@@ -468,7 +464,7 @@ __global__ void __launch_bounds__(kThreads, 2) weight_grad_kernel(DeformWeightGr
   const DeformShape& s = f.shape;
   const int points = s.kernel_h * s.kernel_w, k = blockIdx.x % points;
   const int first_channel = blockIdx.x / points * kChannels, first_output = blockIdx.y * kOutputs;
-  const int area = s.out_height * s.out_width, pixels = s.batch * area;
+  const int pixels = s.batch * s.out_height * s.out_width;
   const int tiles = (pixels + kTilePixels - 1) / kTilePixels;
   const int per_split = (tiles + p.splits - 1) / p.splits;
   const int begin = blockIdx.z * per_split;
@@ -477,12 +473,8 @@ __global__ void __launch_bounds__(kThreads, 2) weight_grad_kernel(DeformWeightGr
   auto place_tile = [&](int tile) {
     if (threadIdx.x >= kTilePixels || tile >= end) return;
     const int pixel = tile * kTilePixels + threadIdx.x;
-    Placement at{0.0f, 0.0f, 0.0f, 0};
-    if (pixel < pixels) {
-      const int cell = pixel % area;
-      at = place<T>(f, pixel / area, cell / s.out_width, cell % s.out_width, k);
-    }
-    placements[(tile - begin) % 3 * kTilePixels + threadIdx.x] = at;
+    placements[(tile - begin) % 3 * kTilePixels + threadIdx.x] =
+        pixel < pixels ? place<T>(f, pixel, k) : Placement{};
   };
   const bool rows_aligned =
       s.outputs % kElements == 0 && reinterpret_cast<uintptr_t>(p.grad_out) % 16 == 0;
@@ -492,8 +484,7 @@ __global__ void __launch_bounds__(kThreads, 2) weight_grad_kernel(DeformWeightGr
       for (int i = threadIdx.x; i < kTilePixels * kRowChunks; i += kThreads) {
         const int row = i / kRowChunks, chunk = i % kRowChunks;
         const int pixel = tile * kTilePixels + row, o = first_output + chunk * kElements;
-        const T* from =
-            static_cast<const T*>(p.grad_out) + static_cast<long long>(pixel) * s.outputs + o;
+        const T* from = static_cast<const T*>(p.grad_out) + row_of(s, pixel) * s.outputs + o;
         unsigned char* to = stage + swizzled_wide(row, chunk, kGradientRow);
         const bool inside = pixel < pixels && o < s.outputs;
         if (rows_aligned) {

@@ -2,7 +2,7 @@
 //
 // out[p, o] = act(bias[o] + sum_{k, c} weight[o, c, k] * m[p, k] * features(p's point k)[c])
 //
-// A block computes kPixels output pixels for kOutputs outputs. It places all points of its pixels
+// A block computes kTile output pixels for kOutputs outputs. It places all points of its pixels
 // once (sigmoid, offset sum, corner and fractions, in shared memory), then walks the reduction in
 // steps of 64 bytes of channels: outer loop over channel slices, inner over points, so that the
 // block's features of one slice stay in L1 while all K points read them. In each step every thread
@@ -48,6 +48,7 @@ namespace deform {
 
 constexpr int kPixels = 64;
 constexpr int kThreads = 256;
+constexpr int kBand = 4;  // rows
 constexpr int kRowBytes = 64;  // of a tile row: the channels of a step
 constexpr int kChunks = kRowBytes / 16;
 constexpr int kStages = 3;  // of the weight pipeline
@@ -66,6 +67,23 @@ __device__ __forceinline__ int swizzled(int row, int chunk) {
   return row * kRowBytes + ((chunk ^ (row >> 1 & 3)) << 4);
 }
 
+// Where the output pixel of a number lies. Numbers run through bands of kBand rows, column by column,
+// so that a block's pixels are neighbours both ways and share the features that they read in L1.
+struct Cell {
+  int batch, y, x;
+};
+__device__ __forceinline__ Cell cell_of(const DeformShape& s, int pixel) {
+  const int area = s.out_height * s.out_width, band_area = kBand * s.out_width;
+  const int batch = pixel / area, rest = pixel % area, top = rest / band_area * kBand;
+  const int rows = s.out_height - top < kBand ? s.out_height - top : kBand;
+  return {batch, top + rest % band_area % rows, rest % band_area / rows};
+}
+// Its row in [B, h, w, O].
+__device__ __forceinline__ long long row_of(const DeformShape& s, int pixel) {
+  const Cell cell = cell_of(s, pixel);
+  return (static_cast<long long>(cell.batch) * s.out_height + cell.y) * s.out_width + cell.x;
+}
+
 // One point of one pixel: the sample lies between the cells (y, x) and (y + 1, x + 1) of an image.
 struct alignas(16) Placement {
   float fy, fx;  // fraction of the way to the next row and column
@@ -75,8 +93,9 @@ struct alignas(16) Placement {
 
 // Bits 0 to 3: corners (y, x), (y, x+1), (y+1, x), (y+1, x+1).
 template <class T>
-__device__ Placement place(const DeformForwardParams& p, int batch, int oy, int ox, int k) {
+__device__ Placement place(const DeformForwardParams& p, int pixel, int k) {
   const DeformShape& s = p.shape;
+  const auto [batch, oy, ox] = cell_of(s, pixel);
   const T* offset = static_cast<const T*>(p.offset) + batch * p.offset_strides.batch +
                     oy * p.offset_strides.row + ox * p.offset_strides.column;
   float dy = to_float(offset[(2 * k) * p.offset_strides.channel]);
@@ -156,16 +175,16 @@ __device__ __forceinline__ Vec16 interpolate(const Vec16 (&corner)[4], const Pla
   return result.bits;
 }
 
-// The block's share of the product: kOutputs x kPixels, 8 warps.
-template <class T, Math kMath, int kOutputs>
+// The block's share of the product: kOutputs x kTile, a warp for 8 pixels.
+template <class T, Math kMath, int kOutputs, int kTile>
 struct Product {
   static constexpr int kWarpsN = kOutputs >= 128 ? 4 : 2;
-  static constexpr int kWarpsM = 8 / kWarpsN;
-  static constexpr int kTileM = kPixels / kWarpsM, kTileN = kOutputs / kWarpsN;
+  static constexpr int kWarpsM = kTile / 8 / kWarpsN;
+  static constexpr int kTileM = kTile / kWarpsM, kTileN = kOutputs / kWarpsN;
   static constexpr int kM = kTileM / 16, kN = kTileN / 8;
   float sum[kM][kN][4] = {};
 
-  // a: [kPixels][64 bytes], b: [kOutputs][64 bytes], both swizzled, reduction along the row.
+  // a: [kTile][64 bytes], b: [kOutputs][64 bytes], both swizzled, reduction along the row.
   __device__ __forceinline__ void step(const unsigned char* a, const unsigned char* b) {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const int m0 = warp / kWarpsN * kTileM, n0 = warp % kWarpsN * kTileN;
@@ -211,8 +230,8 @@ struct Product {
 };
 
 // Full float32: a thread owns 8 pixels (its warp's) and every 32nd output.
-template <int kOutputs>
-struct Product<float, Math::kFloat, kOutputs> {
+template <int kOutputs, int kTile>
+struct Product<float, Math::kFloat, kOutputs, kTile> {
   static constexpr int kN = kOutputs / 32;
   float sum[8][kN] = {};
 
@@ -249,17 +268,18 @@ template <int kOutputs>
 __host__ __device__ constexpr int weight_stage_bytes() {
   return kOutputs * kRowBytes;
 }
-template <class T, int kOutputs>
+template <class T, int kOutputs, int kTile>
 __host__ __device__ inline int forward_shared_bytes(int points) {
-  const int pipeline = kStages * weight_stage_bytes<kOutputs>() + 2 * kPixels * kRowBytes +
-                       points * kPixels * static_cast<int>(sizeof(Placement));
-  const int result = kPixels * kOutputs * static_cast<int>(sizeof(T));  // reuses the same memory
+  const int pipeline = kStages * weight_stage_bytes<kOutputs>() + 2 * kTile * kRowBytes +
+                       points * kTile * static_cast<int>(sizeof(Placement));
+  const int result = kTile * kOutputs * static_cast<int>(sizeof(T));  // reuses the same memory
   return pipeline > result ? pipeline : result;
 }
 
 // Blocks of a multiprocessor that registers must be left for: two where that spills none.
-template <Math kMath, int kOutputs, bool kAligned>
+template <Math kMath, int kOutputs, int kTile, bool kAligned>
 constexpr int forward_blocks() {
+  if (kTile > kPixels) return 1;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
   if (kMath == Math::kTf32 && kOutputs == 256 && !kAligned) return 1;
   if (kMath == Math::kFloat && kOutputs == 128) return 1;
@@ -267,32 +287,29 @@ constexpr int forward_blocks() {
   return kMath == Math::kFloat && kOutputs == 256 ? 1 : 2;
 }
 
-template <class T, Math kMath, int kOutputs, bool kAligned>
-__global__ void __launch_bounds__(kThreads, (forward_blocks<kMath, kOutputs, kAligned>()))
+template <class T, Math kMath, int kOutputs, int kTile, bool kAligned>
+__global__ void __launch_bounds__(kTile * kChunks,
+                                  (forward_blocks<kMath, kOutputs, kTile, kAligned>()))
     forward_kernel(DeformForwardParams p) {
   GGNET_DYNAMIC_SHARED(shared);
   constexpr int kElements = 16 / sizeof(T);
+  constexpr int kBlock = kTile * kChunks;  // threads: one for each chunk of a sample tile
   constexpr int kStageBytes = weight_stage_bytes<kOutputs>();
   unsigned char* weights = shared;
   unsigned char* samples = weights + kStages * kStageBytes;
-  Placement* placements = reinterpret_cast<Placement*>(samples + 2 * kPixels * kRowBytes);
+  Placement* placements = reinterpret_cast<Placement*>(samples + 2 * kTile * kRowBytes);
 
   const DeformShape& s = p.shape;
   const int points = s.kernel_h * s.kernel_w;
-  const int area = s.out_height * s.out_width, pixels = s.batch * area;
-  const int first_pixel = blockIdx.x * kPixels, first_output = blockIdx.y * kOutputs;
+  const int pixels = s.batch * s.out_height * s.out_width;
+  const int first_pixel = blockIdx.x * kTile, first_output = blockIdx.y * kOutputs;
   const int padded_outputs = round_up(s.outputs, kOutputs);
   const int padded_channels = round_up(s.channels, slice<T>());
   const int steps = padded_channels / slice<T>() * points;
 
-  for (int i = threadIdx.x; i < points * kPixels; i += kThreads) {
-    const int pixel = first_pixel + i % kPixels, k = i / kPixels;
-    Placement at{0.0f, 0.0f, 0.0f, 0};
-    if (pixel < pixels) {
-      const int b = pixel / area, cell = pixel % area;
-      at = place<T>(p, b, cell / s.out_width, cell % s.out_width, k);
-    }
-    placements[i] = at;
+  for (int i = threadIdx.x; i < points * kTile; i += kBlock) {
+    const int pixel = first_pixel + i % kTile, k = i / kTile;
+    placements[i] = pixel < pixels ? place<T>(p, pixel, k) : Placement{};
   }
 
   auto fetch_weights = [&](int step) {
@@ -303,7 +320,7 @@ __global__ void __launch_bounds__(kThreads, (forward_blocks<kMath, kOutputs, kAl
           (static_cast<long long>(k) * padded_outputs + first_output) * padded_channels + c;
       unsigned char* stage = weights + step % kStages * kStageBytes;
 #pragma unroll
-      for (int i = threadIdx.x; i < kOutputs * kChunks; i += kThreads) {
+      for (int i = threadIdx.x; i < kOutputs * kChunks; i += kBlock) {
         const int row = i / kChunks, chunk = i % kChunks;
         cp_async16(stage + swizzled(row, chunk),
                    source + static_cast<long long>(row) * padded_channels + chunk * kElements);
@@ -320,16 +337,16 @@ __global__ void __launch_bounds__(kThreads, (forward_blocks<kMath, kOutputs, kAl
   const T* features = static_cast<const T*>(p.features);
   Vec16 corners[4];
   auto gather = [&](int step) {
-    load_corners<T, kAligned>(corners, features, placements[step % points * kPixels + my_pixel], s,
+    load_corners<T, kAligned>(corners, features, placements[step % points * kTile + my_pixel], s,
                               step / points * slice<T>() + my_chunk * kElements);
   };
   gather(0);
 
-  Product<T, kMath, kOutputs> product;
+  Product<T, kMath, kOutputs, kTile> product;
   for (int step = 0; step < steps; ++step) {
-    unsigned char* tile = samples + (step & 1) * kPixels * kRowBytes;
+    unsigned char* tile = samples + (step & 1) * kTile * kRowBytes;
     store16(tile + swizzled(my_pixel, my_chunk),
-            interpolate<T, kMath>(corners, placements[step % points * kPixels + my_pixel]));
+            interpolate<T, kMath>(corners, placements[step % points * kTile + my_pixel]));
     cp_async_wait<kStages - 2>();
     // Orders: this step's samples and weights before the product; everybody's previous product
     // before the buffers it read are written again below and in the next turn.
@@ -357,11 +374,10 @@ __global__ void __launch_bounds__(kThreads, (forward_blocks<kMath, kOutputs, kAl
   });
   __syncthreads();
   T* out = static_cast<T*>(p.out);
-  for (int i = threadIdx.x; i < kPixels * kRowChunks; i += kThreads) {
+  for (int i = threadIdx.x; i < kTile * kRowChunks; i += kBlock) {
     const int pixel = i / kRowChunks, output = i % kRowChunks * kElements;
     if (first_pixel + pixel >= pixels || first_output + output >= s.outputs) continue;
-    T* target =
-        out + static_cast<long long>(first_pixel + pixel) * s.outputs + first_output + output;
+    T* target = out + row_of(s, first_pixel + pixel) * s.outputs + first_output + output;
     Pack<T> row;
     row.bits = load16(shared + slot(pixel, output));
     if (s.outputs % kElements == 0) {
@@ -415,8 +431,9 @@ auto with_tile(int tile, F f) {
 template <class T>
 int forward_tile(const DeformShape& s) {
   return outputs_tile(s.outputs, [&](int tile) {
-    return with_tile(tile,
-                     [&](auto n) { return forward_shared_bytes<T, n()>(s.kernel_h * s.kernel_w); });
+    return with_tile(tile, [&](auto n) {
+      return forward_shared_bytes<T, n(), kPixels>(s.kernel_h * s.kernel_w);
+    });
   });
 }
 
@@ -437,27 +454,38 @@ void pack_weight(const DeformShape& s, int tile, const void* weight, void* packe
                s.channels, points, round_up(s.outputs, tile), round_up(s.channels, slice<T>()));
 }
 
-template <class T, Math kMath, int kOutputs>
+template <class T, Math kMath, int kOutputs, int kTile>
 void launch_forward(const DeformForwardParams& p, void* stream) {
   const DeformShape& s = p.shape;
   const int pixels = s.batch * s.out_height * s.out_width;
   if (pixels == 0 || s.outputs == 0) return;
-  const dim3 grid((pixels + kPixels - 1) / kPixels, (s.outputs + kOutputs - 1) / kOutputs);
-  const int bytes = forward_shared_bytes<T, kOutputs>(s.kernel_h * s.kernel_w);
+  const dim3 grid((pixels + kTile - 1) / kTile, (s.outputs + kOutputs - 1) / kOutputs);
+  const dim3 block(kTile * kChunks);
+  const int bytes = forward_shared_bytes<T, kOutputs, kTile>(s.kernel_h * s.kernel_w);
   const bool aligned =
       s.channels % (16 / sizeof(T)) == 0 && reinterpret_cast<uintptr_t>(p.features) % 16 == 0;
   if (aligned)
-    GGNET_LAUNCH((forward_kernel<T, kMath, kOutputs, true>), grid, dim3(kThreads), bytes, stream,
-                 p);
+    GGNET_LAUNCH((forward_kernel<T, kMath, kOutputs, kTile, true>), grid, block, bytes, stream, p);
   else
-    GGNET_LAUNCH((forward_kernel<T, kMath, kOutputs, false>), grid, dim3(kThreads), bytes, stream,
-                 p);
+    GGNET_LAUNCH((forward_kernel<T, kMath, kOutputs, kTile, false>), grid, block, bytes, stream, p);
 }
 
 // The weight is packed for forward_tile.
 template <class T, Math kMath>
 void forward(const DeformForwardParams& p, void* stream) {
-  with_tile(forward_tile<T>(p.shape), [&](auto n) { launch_forward<T, kMath, n()>(p, stream); });
+  const DeformShape& s = p.shape;
+  const int pixels = s.batch * s.out_height * s.out_width, points = s.kernel_h * s.kernel_w;
+  with_tile(forward_tile<T>(s), [&](auto n) {
+    // Twice the pixels halve the traffic of the weights, where there is room for such a block and
+    // there are enough pixels for one on every multiprocessor.
+    constexpr int kWide = 2 * kPixels;
+    if constexpr (kMath == Math::kHalf && n() == 256) {
+      if (forward_shared_bytes<T, n(), kWide>(points) <= shared_memory_limit() &&
+          pixels > kWide * (multiprocessors() - multiprocessors() / 8))
+        return launch_forward<T, kMath, n(), kWide>(p, stream);
+    }
+    launch_forward<T, kMath, n(), kPixels>(p, stream);
+  });
 }
 
 }  // namespace deform
