@@ -253,12 +253,15 @@ def _read(source: str | Path) -> dict[str, Any]:
 def _explain(item: dict[str, Any]) -> str:
     location = ".".join(str(part) for part in item["loc"])
     if item["type"] != "extra_forbidden":
-        prefix = f"{location}: " if location else ""
-        return (
-            f"{prefix}{item['msg'].removeprefix('Value error, ')} (got {item['input']!r})"
-            if location
-            else item["msg"].removeprefix("Value error, ")
-        )
+        text = item["msg"].removeprefix("Value error, ")
+        if not location:
+            return text
+        got = f"got {item['input']!r}"
+        if len(item["loc"]) > 1:  # a key of a section
+            section, name = item["loc"][:2]
+            default = Config.model_fields[section].default.model_dump(mode="json")[name]
+            got += f"; the default is {default!r}"
+        return f"{location}: {text.replace('valid tuple', 'list')} ({got})"
     *sections, name = (str(part) for part in item["loc"])
     section: Any = Config
     for part in sections:
@@ -269,7 +272,8 @@ def _explain(item: dict[str, Any]) -> str:
         for part, field in Config.model_fields.items():
             known |= {key: f"{part}.{key}" for key in field.annotation.model_fields}
     match = _nearest(name, known)
-    return f"unknown key '{location}'" + (f"; did you mean '{known[match]}'?" if match else "")
+    remedy = f"did you mean '{known[match]}'?" if match else "--print-config lists all keys"
+    return f"unknown key '{location}'; {remedy}"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str | None:

@@ -156,12 +156,12 @@ def load_annotations(
     found = Problems() if problems is None else problems
     start = len(found)
     records = read_records(path, images, vocabulary, found)
-    if problems is None:
-        found.log()
     new = found.items[start:]
     repeated = [problem for problem in new if problem.kind == "duplicate image"]
     if repeated:
-        raise UserError(f"{len(repeated)} repeated images, the first: {repeated[0]}")
+        raise UserError(f"repeated images: {len(repeated)}, the first: {repeated[0]}")
+    if problems is None:
+        found.log()
     if not records:
         reason = f" The first problem: {new[0]}" if new else " The list is empty."
         raise UserError(f"{path} holds no usable image.{reason}")
@@ -350,13 +350,17 @@ class _Reader:
         return number
 
     def _known_objects(self, ids: Any) -> np.ndarray | None:
-        if not isinstance(ids, list):
+        if ids is None:
             return None
-        known = [
-            self.object_index[id_]
-            for id_ in ids
-            if isinstance(id_, int) and id_ in self.object_index
-        ]
+        if not isinstance(ids, list):
+            return self._note("known_objects not a list", f"known_objects: {_shown(ids)}")
+        known = []
+        for id_ in ids:
+            index = self.object_index.get(self._integer(id_, "known_objects", ""))
+            if index is None:
+                self._note("unknown known object", f"id {_shown(id_)}")
+            else:
+                known.append(index)
         return np.array(known, dtype=np.int64)
 
 

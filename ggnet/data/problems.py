@@ -95,6 +95,16 @@ KINDS = {
         "a (verb, object) pair listed under hois in dataset.json",
         "Add the pair to hois or correct the ids",
     ),
+    "known_objects not a list": (
+        "taken as if it was not there",
+        "known_objects, a list of object ids",
+        "Correct or delete it",
+    ),
+    "unknown known object": (
+        "that id left out",
+        "ids listed under objects in dataset.json",
+        "Correct or delete the id",
+    ),
     "id as text": ("read as the number", "a number", "Write the id without quotes"),
     "training image without boxes": (
         "image left out of training",
@@ -176,7 +186,7 @@ class Problems:
     def log(self) -> None:
         """Warn on the `ggnet` logger, if there is anything to warn of."""
         if self.items:
-            logger.warning("%d records with problems:\n%s", len(self), self)
+            logger.warning("problems in the annotations: %d\n%s", len(self), self)
 
     def table(self) -> Table:
         """A rich table: kind, count, what happens to such records, what to do about them."""

@@ -120,6 +120,11 @@ def _published(path: str | os.PathLike) -> dict[str, Tensor]:
     values = read_torch_file(path)
     if isinstance(values, dict) and isinstance(values.get("state_dict"), dict):
         values = values["state_dict"]
+    if isinstance(values, dict) and (WEIGHTS in values or "vocabulary" in values):
+        raise UserError(
+            f"{path} is a file of this package already; `ggnet predict`, `ggnet eval` and "
+            "train.init read it as it is"
+        )
     if not isinstance(values, dict) or not values:
         raise UserError(f"{path} holds no state dict; expected names and tensors, or 'state_dict'")
     for key, value in values.items():

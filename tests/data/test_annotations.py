@@ -167,6 +167,24 @@ def test_a_missing_image_folder_stops(tmp_path):
         load_annotations(path, tmp_path / "nowhere", VOCABULARY)
 
 
+def test_known_objects_that_are_unknown_are_noted(load):
+    problems = Problems()
+    entries = [
+        entry(known_objects=[18, 99, "18"]),
+        entry("b.jpg", known_objects=18),
+        entry("c.jpg"),
+    ]
+    first, second, third = load(entries, problems)
+    assert first.known_objects.tolist() == [1, 1]
+    assert second.known_objects is third.known_objects is None
+    assert problems.counts == {
+        "unknown known object": 1,
+        "known_objects not a list": 1,
+        "id as text": 1,
+    }
+    assert "image 0 (a.jpg): unknown known object: id 99" in str(problems)
+
+
 def test_problems_are_logged_when_nobody_collects_them(load, caplog):
     with caplog.at_level(logging.WARNING, "ggnet"):
         load([entry(hoi_annotation=[pair(object_id=-1), pair(object_id=-1)])])

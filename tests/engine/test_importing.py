@@ -106,6 +106,8 @@ def test_files_that_cannot_be_imported(tmp_path, centernet):
     torch.save({"a": "text"}, tmp_path / "text.pth")
     with pytest.raises(UserError, match="'a' is a str; expected a tensor"):
         import_file(tmp_path / "text.pth", tmp_path / "out.pt")
+    with pytest.raises(UserError, match="is a file of this package already; .*train.init"):
+        import_file(centernet[1], tmp_path / "out.pt")
     with pytest.raises(UserError, match="would replace the file that is imported"):
         import_file(centernet[1], centernet[1])
     assert not (tmp_path / "out.pt").exists()

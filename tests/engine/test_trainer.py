@@ -1,6 +1,7 @@
 """A run can be stopped in any way and goes on as if nothing had happened."""
 
 import csv
+import math
 import os
 import re
 import signal
@@ -288,6 +289,7 @@ def test_tensorboard_of_a_resumed_run(settings, tmp_path, monkeypatch):
         original(self, values, step)
         assert step < 8  # two epochs
 
+    monkeypatch.setattr("ggnet.engine.logging.LINE_SECONDS", math.inf)  # no points within an epoch
     run = tmp_path / "run"
     config = load_config(None, [*settings, "train.tensorboard=true", "train.eval_every=1"])
     with monkeypatch.context() as patch:
