@@ -60,6 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         elif "compiled operators" in str(error):
             _complain(str(error))
+        elif isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("ggnet"):
+            _complain(
+                f"{sys.executable} has no package {error.name}, which ggnet needs; install what is "
+                "missing: pip install -e ."
+            )
         else:
             raise
         return USER_ERROR

@@ -10,14 +10,18 @@ import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ggnet
-from ggnet._build import LIBRARY, read_build_info
+from ggnet._build import LIBRARY, MIN_TORCH, read_build_info
+
+try:
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+except (ImportError, OSError) as error:  # the report is wanted most where torch is broken
+    torch, no_torch = None, error
 
 FOLDER = Path(ggnet.__file__).parent
 VARIABLES = ("GGNET_BACKEND", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TORCH_CUDA_ARCH_LIST")
@@ -31,6 +35,12 @@ def report(console: Console) -> bool:
     """
     console.print(_facts())
     try:
+        if torch is None:
+            minimum = ".".join(map(str, MIN_TORCH))
+            raise ImportError(
+                f"torch cannot be imported ({no_torch}); install torch {minimum} or newer (pip "
+                "install torch), then compile the operators: pip install -e ."
+            )
         from ggnet import ops
     except ImportError as error:
         console.print(f"[red]not usable[/]: {escape(str(error))}", soft_wrap=True)
@@ -44,10 +54,13 @@ def _facts() -> Table:
     table.add_row("ggnet", f"{ggnet.__version__} in {FOLDER}")
     table.add_row("Python", f"{platform.python_version()} ({sys.executable})")
     table.add_row("machine", f"{platform.platform()}, {os.cpu_count()} processors")
-    capability = torch.backends.cpu.get_cpu_capability()
-    table.add_row("CPU", f"{capability}, {torch.get_num_threads()} threads used by torch")
-    table.add_row("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}")
-    table.add_row("GPUs", _gpus())
+    if torch is None:
+        table.add_row("torch", f"cannot be imported: {escape(str(no_torch))}")
+    else:
+        capability = torch.backends.cpu.get_cpu_capability()
+        table.add_row("CPU", f"{capability}, {torch.get_num_threads()} threads used by torch")
+        table.add_row("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}")
+        table.add_row("GPUs", _gpus())
     cxx = shlex.split(os.environ.get("CXX", "c++"))[0]
     table.add_row("C++ compiler", _compiler(cxx, "the operators cannot be compiled here"))
     table.add_row("CUDA compiler", _compiler("nvcc", "CUDA kernels cannot be compiled here"))
@@ -91,8 +104,12 @@ def _compiler(command: str, otherwise: str) -> str:
 
 
 def _packages() -> list[str]:
+    try:
+        requirements = requires("ggnet") or []
+    except PackageNotFoundError:
+        return ["unknown: ggnet is imported from a folder, not installed (pip install -e .)"]
     lines = []
-    for requirement in requires("ggnet") or []:
+    for requirement in requirements:
         if "extra ==" in requirement or requirement.startswith("torch"):
             continue
         name = requirement.partition(">")[0].strip()

@@ -1,6 +1,7 @@
 """The command line: what a user types, sees and gets."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -48,15 +49,21 @@ def test_help_is_quick_and_lists_the_commands(ggnet):
     assert not {"torch", "numpy", "pydantic", "rich"} & set(result.stdout.split())
 
 
-def test_missing_torch_is_named(ggnet, monkeypatch):
-    def fails(_):
-        raise ModuleNotFoundError("No module named 'torch'", name="torch")
-
-    monkeypatch.setattr("ggnet.cli._env", fails)
-    status, _, errors = ggnet("env")
-    assert status == 2
-    assert "pip install torch" in errors
-    assert sys.executable in errors
+@pytest.mark.parametrize(
+    ("package", "expected"), [("torch", "pip install torch"), ("PIL", "has no package PIL")]
+)
+def test_a_missing_package_is_named(package, expected):
+    script = f"""
+import sys
+sys.modules["{package}"] = None
+from ggnet.cli import main
+raise SystemExit(main(["predict", "a.jpg", "--checkpoint", "b.pt"]))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert expected in result.stderr
+    assert sys.executable in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_convert_help_names_every_source(ggnet):
@@ -260,3 +267,16 @@ def test_env(ggnet):
     assert status == 0
     assert __version__ in output
     assert "actpoint_aggregate" in output
+
+
+@pytest.mark.parametrize("failure", ["ImportError('no torch')", "OSError('no libtorch.so')"])
+def test_env_without_a_usable_torch(tmp_path, failure):
+    (tmp_path / "torch.py").write_text(f"raise {failure}")
+    script = "from ggnet.cli import main; raise SystemExit(main(['env']))"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "not usable: torch cannot be imported (no " in result.stdout
+    assert "C++ compiler" in result.stdout
+    assert not result.stderr
