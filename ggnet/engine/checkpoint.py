@@ -127,6 +127,8 @@ def read_torch_file(path: str | os.PathLike) -> Any:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         reason = str(error).strip().partition(".")[0].partition("\n")[0] or type(error).__name__
+        if isinstance(error, KeyError):  # of the unpickler, with the code it does not know
+            reason = "not a torch file"
         raise UserError(
             f"{path} cannot be read as a checkpoint ({reason}). It is truncated, corrupt or of "
             f"another program; use the run's other checkpoint ({LAST}, {BEST}) or a copy."

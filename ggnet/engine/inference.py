@@ -218,7 +218,7 @@ def _in_pixels(
     weights = np.zeros((len(cells), count, side**2), np.float32)
     for s, step in enumerate(cells):
         offsets, weights[s] = np.split(step[keep], [2 * side**2], axis=1)
-        xy = offsets.reshape(count, -1, 2)[..., ::-1] + grid + centers[:, None]
+        xy = offsets.reshape(count, side**2, 2)[..., ::-1] + grid + centers[:, None]
         actpoints[s] = _points(xy, to_pixels)
     return prediction, Gaze(_points(centers, to_pixels), actpoints, weights)
 

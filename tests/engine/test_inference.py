@@ -166,6 +166,19 @@ def test_actpoints_in_original_pixels():
     np.testing.assert_allclose(gaze.weights[0, 0, [0, 4]], [0.5, 1 / (1 + np.exp(-2.0))], rtol=1e-6)
 
 
+def test_an_image_without_triplets_has_no_actpoints():
+    boxes = BOXES - [0, 1000, 0, 1000]  # all in the border above the image
+    model = network(BOXES, 320, 192, [torch.zeros(1, 27, *GRID)])
+    run = predictor(model)
+    images, meta = run.prepare([blank(320, 192)], ["a"])
+    external = ImageDetections("a", boxes.astype(np.float32), LABELS, np.ones(4, np.float32))
+    run.use_detections({"a": external})
+    [(found, gaze)] = run.look(images, meta)
+    assert len(found) == 0
+    assert gaze.actpoints.shape == (1, 0, 9, 2)
+    assert gaze.weights.shape == (1, 0, 9)
+
+
 def test_detected_boxes_come_with_the_triplets():
     run = predictor(network(BOXES, 320, 192))
     [found] = run(*run.prepare([blank(320, 192)], ["a"]))
