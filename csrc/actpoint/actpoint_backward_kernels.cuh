@@ -174,11 +174,11 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams
   const int pixels = s.batch * s.out_height * s.out_width;
   const int first_pixel = blockIdx.x * kPixels;
   const int padded_outputs = round_up(s.outputs, kOutputs);
-  const int padded_channels = round_up(s.channels, kSlice);
   const int tiles = padded_outputs / kOutputs;  // 1 unless there are more than 256 outputs
-  const int slices = padded_channels / kSlice;
+  const int slices = round_up(s.channels, kSlice) / kSlice;
   const int steps = points * slices * tiles;
 
+  const bool rows_aligned = s.outputs % kElements == 0 && aligned16(p.grad_out);
   auto load_gradient = [&](int tile) {
     const T* source = static_cast<const T*>(p.grad_out);
     for (int i = threadIdx.x; i < kPixels * kGradientRow / 16; i += kThreads) {
@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams
       const int pixel = first_pixel + row, o = tile * kOutputs + chunk * kElements;
       Pack<T> pack;
       const T* from = source + row_of(s, pixel) * s.outputs + o;
-      if (pixel < pixels && s.outputs % kElements == 0 && o < s.outputs) {
+      if (pixel < pixels && rows_aligned && o < s.outputs) {
         pack.bits = load16(from);
       } else {
 #pragma unroll
@@ -200,22 +200,20 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams
     if (threadIdx.x >= kPixels || k >= points) return;
     const int pixel = first_pixel + threadIdx.x;
     placements[(k & 1) * kPixels + threadIdx.x] =
-        pixel < pixels ? place<T>(f, pixel, k) : Placement{};
+        pixel < pixels ? place<T>(f, cell_in_bands(s, pixel), k) : Placement{};
   };
   // Step = (point * slices + slice) * tiles + tile of outputs.
   auto fetch_weights = [&](int step) {
     if (step < steps) {
-      const int tile = step % tiles, c = step / tiles % slices * kSlice, k = step / tiles / slices;
-      const T* source =
-          static_cast<const T*>(f.weight) +
-          (static_cast<long long>(k) * padded_outputs + tile * kOutputs) * padded_channels + c;
+      const int tile = step % tiles, slice = step / tiles % slices, k = step / tiles / slices;
+      const unsigned char* source =
+          static_cast<const unsigned char*>(f.weight) +
+          (static_cast<long long>(slice * points + k) * padded_outputs + tile * kOutputs) *
+              kRowBytes;
       unsigned char* stage = weights + (step & 1) * kStageBytes;
 #pragma unroll
-      for (int i = threadIdx.x; i < kOutputs * kChunks; i += kThreads) {
-        const int row = i / kChunks, chunk = i % kChunks;
-        cp_async16(stage + swizzled(row, chunk),
-                   source + static_cast<long long>(row) * padded_channels + chunk * kElements);
-      }
+      for (int i = threadIdx.x; i < kOutputs * kChunks; i += kThreads)
+        cp_async16(stage + swizzled(i / kChunks, i % kChunks), source + i * 16);
     }
     cp_async_commit();
   };
@@ -290,9 +288,9 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams
 #pragma unroll
         for (int e = 0; e < kElements; ++e)
           if (c + e < s.channels)
-            atomicAdd(reinterpret_cast<unsigned long long*>(p.fixed_point + first + e),
-                      static_cast<unsigned long long>(
-                          static_cast<long long>(share[i] * g[e] * units)));
+            atomicAdd(
+                reinterpret_cast<unsigned long long*>(p.fixed_point + first + e),
+                static_cast<unsigned long long>(static_cast<long long>(share[i] * g[e] * units)));
       }
     }
     if (slice != slices - 1) continue;
@@ -304,7 +302,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams
       dot[i] += __shfl_xor_sync(0xffffffffu, dot[i], 2);
     }
     if (my_chunk == 0 && pixel < pixels) {
-      const auto [b, oy, ox] = cell_of(s, pixel);
+      const auto [b, oy, ox] = cell_in_bands(s, pixel);
       const float up = 1.0f - at.fy, left = 1.0f - at.fx;
       if (p.grad_offset) {
         const Strides& t = p.grad_offset_strides;
@@ -332,6 +330,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams
 // The weight gradient's tile: kTilePixels of the reduction, kOutputs by 128 bytes of channels.
 constexpr int kTilePixels = 32;
 constexpr int kWideRow = 128;
+constexpr int kPlacedTiles = kThreads / kTilePixels;  // at a time: every thread places one point
 
 template <class T, Math kMath, int kOutputs>
 struct WeightProduct {
@@ -441,11 +440,11 @@ struct WeightProduct<float, Math::kFloat, kOutputs> {
   }
 };
 
-// Shared memory: two gradient tiles, two column tiles, placements of three tiles.
+// Shared memory: two gradient tiles, two column tiles, placements of two groups of tiles.
 template <class T, int kOutputs>
 __host__ __device__ constexpr int weight_grad_shared_bytes() {
   return 2 * kTilePixels * (kOutputs * static_cast<int>(sizeof(T)) + kWideRow) +
-         3 * kTilePixels * static_cast<int>(sizeof(Placement));
+         2 * kThreads * static_cast<int>(sizeof(Placement));
 }
 
 // Grid: (points * channel tiles, output tiles, splits).
@@ -464,36 +463,37 @@ __global__ void __launch_bounds__(kThreads, 2) weight_grad_kernel(DeformWeightGr
   const DeformShape& s = f.shape;
   const int points = s.kernel_h * s.kernel_w, k = blockIdx.x % points;
   const int first_channel = blockIdx.x / points * kChannels, first_output = blockIdx.y * kOutputs;
-  const int pixels = s.batch * s.out_height * s.out_width;
+  const int area = s.out_height * s.out_width, pixels = s.batch * area;
   const int tiles = (pixels + kTilePixels - 1) / kTilePixels;
   const int per_split = (tiles + p.splits - 1) / p.splits;
   const int begin = blockIdx.z * per_split;
   const int end = begin + per_split < tiles ? begin + per_split : tiles;
 
-  auto place_tile = [&](int tile) {
-    if (threadIdx.x >= kTilePixels || tile >= end) return;
-    const int pixel = tile * kTilePixels + threadIdx.x;
-    placements[(tile - begin) % 3 * kTilePixels + threadIdx.x] =
-        pixel < pixels ? place<T>(f, pixel, k) : Placement{};
+  // The tiles of a group, `done` after the block's first; the group before stays.
+  auto place_group = [&](int done) {
+    const int pixel = (begin + done) * kTilePixels + threadIdx.x, rest = pixel % area;
+    placements[(done / kPlacedTiles & 1) * kThreads + threadIdx.x] =
+        pixel < pixels ? place<T>(f, Cell{pixel / area, rest / s.out_width, rest % s.out_width}, k)
+                       : Placement{};
   };
-  const bool rows_aligned =
-      s.outputs % kElements == 0 && reinterpret_cast<uintptr_t>(p.grad_out) % 16 == 0;
+  const int my_output = first_output + threadIdx.x % kRowChunks * kElements;
   auto fetch_gradient = [&](int tile) {
     if (tile < end) {
       unsigned char* stage = gradients + ((tile - begin) & 1) * kTilePixels * kGradientRow;
-      for (int i = threadIdx.x; i < kTilePixels * kRowChunks; i += kThreads) {
-        const int row = i / kRowChunks, chunk = i % kRowChunks;
-        const int pixel = tile * kTilePixels + row, o = first_output + chunk * kElements;
-        const T* from = static_cast<const T*>(p.grad_out) + row_of(s, pixel) * s.outputs + o;
-        unsigned char* to = stage + swizzled_wide(row, chunk, kGradientRow);
-        const bool inside = pixel < pixels && o < s.outputs;
-        if (rows_aligned) {
+#pragma unroll
+      for (int row = threadIdx.x / kRowChunks; row < kTilePixels; row += kThreads / kRowChunks) {
+        const int pixel = tile * kTilePixels + row;
+        const T* from = static_cast<const T*>(p.grad_out) + (pixel * s.outputs + my_output);
+        unsigned char* to = stage + swizzled_wide(row, threadIdx.x % kRowChunks, kGradientRow);
+        if (kAligned) {
+          const bool inside = pixel < pixels && my_output < s.outputs;
           cp_async16(to, inside ? static_cast<const void*>(from) : p.grad_out, inside ? 16 : 0);
         } else {
           Pack<T> pack;
 #pragma unroll
           for (int e = 0; e < kElements; ++e)
-            pack.element[e] = pixel < pixels && o + e < s.outputs ? from[e] : from_float<T>(0.0f);
+            pack.element[e] =
+                pixel < pixels && my_output + e < s.outputs ? from[e] : from_float<T>(0.0f);
           store16(to, pack.bits);
         }
       }
@@ -501,33 +501,32 @@ __global__ void __launch_bounds__(kThreads, 2) weight_grad_kernel(DeformWeightGr
     cp_async_commit();
   };
   const int my_pixel = threadIdx.x / (kWideRow / 16), my_chunk = threadIdx.x % (kWideRow / 16);
+  Placement at;
   Vec16 corners[4];
-  auto placement = [&](int tile) -> const Placement& {
-    return placements[(tile - begin) % 3 * kTilePixels + my_pixel];
-  };
-  auto gather = [&](int tile) {
-    load_corners<T, kAligned>(corners, static_cast<const T*>(f.features), placement(tile), s,
+  auto gather = [&](int done) {
+    at = placements[done % (2 * kPlacedTiles) * kTilePixels + my_pixel];
+    load_corners<T, kAligned>(corners, static_cast<const T*>(f.features), at, s,
                               first_channel + my_chunk * kElements);
   };
 
   WeightProduct<T, kMath, kOutputs> product;
   if (begin < end) {
     fetch_gradient(begin);
-    place_tile(begin);
-    place_tile(begin + 1);
+    place_group(0);
     __syncthreads();
-    gather(begin);
+    gather(0);
   }
   for (int tile = begin; tile < end; ++tile) {
-    unsigned char* column = columns + ((tile - begin) & 1) * kTilePixels * kWideRow;
+    const int done = tile - begin;
+    unsigned char* column = columns + (done & 1) * kTilePixels * kWideRow;
     store16(column + swizzled_wide(my_pixel, my_chunk, kWideRow),
-            interpolate<T, kMath>(corners, placement(tile)));
-    place_tile(tile + 2);
+            interpolate<T, kMath>(corners, at));
+    if (done % kPlacedTiles == 0) place_group(done + kPlacedTiles);
     cp_async_wait<0>();
     __syncthreads();
     fetch_gradient(tile + 1);
-    if (tile + 1 < end) gather(tile + 1);
-    product.step(gradients + ((tile - begin) & 1) * kTilePixels * kGradientRow, column);
+    if (tile + 1 < end) gather(done + 1);
+    product.step(gradients + (done & 1) * kTilePixels * kGradientRow, column);
   }
   float* partial =
       p.partial + (static_cast<long long>(blockIdx.z) * points + k) * s.outputs * s.channels;
@@ -639,7 +638,7 @@ void launch_backward(const DeformBackwardParams& p, void* stream) {
   if (pixels == 0) return;
   const dim3 grid((pixels + kPixels - 1) / kPixels);
   constexpr int bytes = backward_shared_bytes<T, kOutputs>();
-  if (s.channels % (16 / sizeof(T)) == 0)
+  if (s.channels % (16 / sizeof(T)) == 0 && aligned16(p.forward.features))
     GGNET_LAUNCH((backward_kernel<T, kMath, kOutputs, true>), grid, dim3(kThreads), bytes, stream,
                  p);
   else
@@ -654,7 +653,9 @@ void launch_weight_grad(const DeformWeightGradParams& p, void* stream) {
   const dim3 grid(s.kernel_h * s.kernel_w * ((s.channels + kChannels - 1) / kChannels),
                   (s.outputs + kOutputs - 1) / kOutputs, p.splits);
   constexpr int bytes = weight_grad_shared_bytes<T, kOutputs>();
-  if (s.channels % (16 / sizeof(T)) == 0)
+  constexpr int kElements = 16 / sizeof(T);
+  if (s.channels % kElements == 0 && s.outputs % kElements == 0 && aligned16(p.forward.features) &&
+      aligned16(p.grad_out))
     GGNET_LAUNCH((weight_grad_kernel<T, kMath, kOutputs, true>), grid, dim3(kThreads), bytes,
                  stream, p);
   else
@@ -664,12 +665,13 @@ void launch_weight_grad(const DeformWeightGradParams& p, void* stream) {
 
 // Blocks that share the pixels: enough to fill a large device, the same on every device.
 inline int weight_grad_splits(const DeformShape& s, int element_bytes) {
+  constexpr long long kBlocks = 1024;  // four rounds of two on each of 132 multiprocessors
   const long long blocks = static_cast<long long>(s.kernel_h) * s.kernel_w *
                            ((s.channels * element_bytes + kWideRow - 1) / kWideRow);
   const long long tiles =
       (static_cast<long long>(s.batch) * s.out_height * s.out_width + kTilePixels - 1) /
       kTilePixels;
-  const long long wanted = (512 + blocks - 1) / blocks;
+  const long long wanted = blocks < kBlocks ? kBlocks / blocks : 1;
   return static_cast<int>(wanted < tiles ? wanted : tiles > 0 ? tiles : 1);
 }
 

@@ -38,7 +38,7 @@ struct DeformForwardParams {
   const void* base_offset;  // [B, 2K, h, w], added to offset; or null
   const void* mask;         // [B, K, h, w]: weights of the points, logits if sigmoid; or null (1)
   Strides offset_strides, base_strides, mask_strides;
-  const void* weight;  // [K, padded O, padded C] as pack_weight writes it
+  const void* weight;  // [slices of channels, K, padded O, slice] as pack_weight writes it
   const void* bias;    // [O] or null
   void* out;           // [B, h, w, O]
   bool sigmoid, relu;
@@ -48,7 +48,7 @@ namespace deform {
 
 constexpr int kPixels = 64;
 constexpr int kThreads = 256;
-constexpr int kBand = 4;  // rows
+constexpr int kBand = 4;       // rows
 constexpr int kRowBytes = 64;  // of a tile row: the channels of a step
 constexpr int kChunks = kRowBytes / 16;
 constexpr int kStages = 3;  // of the weight pipeline
@@ -67,12 +67,13 @@ __device__ __forceinline__ int swizzled(int row, int chunk) {
   return row * kRowBytes + ((chunk ^ (row >> 1 & 3)) << 4);
 }
 
-// Where the output pixel of a number lies. Numbers run through bands of kBand rows, column by column,
-// so that a block's pixels are neighbours both ways and share the features that they read in L1.
 struct Cell {
   int batch, y, x;
 };
-__device__ __forceinline__ Cell cell_of(const DeformShape& s, int pixel) {
+// Where the output pixel of a number lies. Numbers run through bands of kBand rows, column by
+// column, so that a block's pixels are neighbours both ways and share the features that they read
+// in L1.
+__device__ __forceinline__ Cell cell_in_bands(const DeformShape& s, int pixel) {
   const int area = s.out_height * s.out_width, band_area = kBand * s.out_width;
   const int batch = pixel / area, rest = pixel % area, top = rest / band_area * kBand;
   const int rows = s.out_height - top < kBand ? s.out_height - top : kBand;
@@ -80,7 +81,7 @@ __device__ __forceinline__ Cell cell_of(const DeformShape& s, int pixel) {
 }
 // Its row in [B, h, w, O].
 __device__ __forceinline__ long long row_of(const DeformShape& s, int pixel) {
-  const Cell cell = cell_of(s, pixel);
+  const Cell cell = cell_in_bands(s, pixel);
   return (static_cast<long long>(cell.batch) * s.out_height + cell.y) * s.out_width + cell.x;
 }
 
@@ -93,9 +94,9 @@ struct alignas(16) Placement {
 
 // Bits 0 to 3: corners (y, x), (y, x+1), (y+1, x), (y+1, x+1).
 template <class T>
-__device__ Placement place(const DeformForwardParams& p, int pixel, int k) {
+__device__ Placement place(const DeformForwardParams& p, const Cell& cell, int k) {
   const DeformShape& s = p.shape;
-  const auto [batch, oy, ox] = cell_of(s, pixel);
+  const auto [batch, oy, ox] = cell;
   const T* offset = static_cast<const T*>(p.offset) + batch * p.offset_strides.batch +
                     oy * p.offset_strides.row + ox * p.offset_strides.column;
   float dy = to_float(offset[(2 * k) * p.offset_strides.channel]);
@@ -136,19 +137,18 @@ template <class T, bool kAligned>
 __device__ __forceinline__ void load_corners(Vec16 (&corner)[4], const T* features,
                                              const Placement& at, const DeformShape& s, int c) {
   constexpr int kElements = 16 / sizeof(T);
-  const long long first = at.corner >> 4;
+  const int first = (at.corner >> 4) * s.channels + c, row = s.width * s.channels;
+  const int inside = c < s.channels ? at.corner : 0;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const long long cell = first + (i >> 1) * s.width + (i & 1);
-    const T* source = features + cell * s.channels + c;
+    const T* source = features + (first + (i >> 1) * row + (i & 1) * s.channels);
     if (kAligned) {
-      corner[i] = (at.corner >> i & 1) && c < s.channels ? load16(source) : Vec16{};
+      corner[i] = inside >> i & 1 ? load16(source) : Vec16{};
     } else {
       Pack<T> pack;
 #pragma unroll
       for (int e = 0; e < kElements; ++e)
-        pack.element[e] =
-            (at.corner >> i & 1) && c + e < s.channels ? source[e] : from_float<T>(0.f);
+        pack.element[e] = (inside >> i & 1) && c + e < s.channels ? source[e] : from_float<T>(0.f);
       corner[i] = pack.bits;
     }
   }
@@ -158,21 +158,23 @@ template <class T, Math kMath>
 __device__ __forceinline__ Vec16 interpolate(const Vec16 (&corner)[4], const Placement& at) {
   const float bottom = at.fy * at.scale, top = at.scale - bottom;
   const float w11 = bottom * at.fx, w10 = bottom - w11, w01 = top * at.fx, w00 = top - w01;
-  Pack<T> c00, c01, c10, c11, result;
-  c00.bits = corner[0];
-  c01.bits = corner[1];
-  c10.bits = corner[2];
-  c11.bits = corner[3];
+  auto mix = [&](float v00, float v01, float v10, float v11) {
+    return fmaf(w11, v11, fmaf(w10, v10, fmaf(w01, v01, w00 * v00)));
+  };
+  Vec16 result;
 #pragma unroll
-  for (int e = 0; e < static_cast<int>(16 / sizeof(T)); ++e) {
-    float v = w00 * to_float(c00.element[e]);
-    v = fmaf(w01, to_float(c01.element[e]), v);
-    v = fmaf(w10, to_float(c10.element[e]), v);
-    v = fmaf(w11, to_float(c11.element[e]), v);
-    if (kMath == Math::kTf32) v = __uint_as_float(to_tf32(v));
-    result.element[e] = from_float<T>(v);
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (sizeof(T) == 2) {
+      const float2 v00 = unpack2(corner[0].word[i], T{}), v01 = unpack2(corner[1].word[i], T{});
+      const float2 v10 = unpack2(corner[2].word[i], T{}), v11 = unpack2(corner[3].word[i], T{});
+      result.word[i] = pack2(mix(v00.x, v01.x, v10.x, v11.x), mix(v00.y, v01.y, v10.y, v11.y), T{});
+    } else {
+      const float v = mix(__uint_as_float(corner[0].word[i]), __uint_as_float(corner[1].word[i]),
+                          __uint_as_float(corner[2].word[i]), __uint_as_float(corner[3].word[i]));
+      result.word[i] = kMath == Math::kTf32 ? to_tf32(v) : __float_as_uint(v);
+    }
   }
-  return result.bits;
+  return result;
 }
 
 // The block's share of the product: kOutputs x kTile, a warp for 8 pixels.
@@ -188,17 +190,18 @@ struct Product {
   __device__ __forceinline__ void step(const unsigned char* a, const unsigned char* b) {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const int m0 = warp / kWarpsN * kTileM, n0 = warp % kWarpsN * kTileN;
+    // Eight rows further down the swizzle is the same; the other half of a row is two chunks away.
+    const int a0 = swizzled(m0 + (lane & 15), lane >> 4);
+    const int b0 = swizzled(n0 + (lane >> 4) * 8 + (lane & 7), lane >> 3 & 1);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {  // 32 bytes: k16 of halves, k8 of tf32
       uint32_t fa[kM][4];
 #pragma unroll
-      for (int i = 0; i < kM; ++i)
-        ldmatrix_x4(fa[i], a + swizzled(m0 + i * 16 + (lane & 15), half * 2 + (lane >> 4)));
+      for (int i = 0; i < kM; ++i) ldmatrix_x4(fa[i], a + (a0 ^ half * 32) + i * 16 * kRowBytes);
 #pragma unroll
       for (int j = 0; j < kN; j += 2) {
         uint32_t fb[4];
-        ldmatrix_x4(fb, b + swizzled(n0 + j * 8 + (lane >> 4) * 8 + (lane & 7),
-                                     half * 2 + (lane >> 3 & 1)));
+        ldmatrix_x4(fb, b + (b0 ^ half * 32) + j * 8 * kRowBytes);
         const uint32_t first[2] = {fb[0], fb[1]}, second[2] = {fb[2], fb[3]};
 #pragma unroll
         for (int i = 0; i < kM; ++i) {
@@ -288,7 +291,7 @@ constexpr int forward_blocks() {
 }
 
 template <class T, Math kMath, int kOutputs, int kTile, bool kAligned>
-__global__ void __launch_bounds__(kTile * kChunks,
+__global__ void __launch_bounds__(kTile* kChunks,
                                   (forward_blocks<kMath, kOutputs, kTile, kAligned>()))
     forward_kernel(DeformForwardParams p) {
   GGNET_DYNAMIC_SHARED(shared);
@@ -309,51 +312,60 @@ __global__ void __launch_bounds__(kTile * kChunks,
 
   for (int i = threadIdx.x; i < points * kTile; i += kBlock) {
     const int pixel = first_pixel + i % kTile, k = i / kTile;
-    placements[i] = pixel < pixels ? place<T>(p, pixel, k) : Placement{};
+    placements[i] = pixel < pixels ? place<T>(p, cell_in_bands(s, pixel), k) : Placement{};
   }
 
-  auto fetch_weights = [&](int step) {
-    if (step < steps) {
-      const int k = step % points, c = step / points * slice<T>();
-      const T* source =
-          static_cast<const T*>(p.weight) +
-          (static_cast<long long>(k) * padded_outputs + first_output) * padded_channels + c;
-      unsigned char* stage = weights + step % kStages * kStageBytes;
+  // Everything below walks by adding: a step has no time for divisions.
+  const int my_row = threadIdx.x / kChunks, my_chunk = threadIdx.x % kChunks;
+  const int my_slot = swizzled(my_row, my_chunk);  // and the same kTile rows further down
+  const unsigned char* source = static_cast<const unsigned char*>(p.weight) +
+                                static_cast<long long>(first_output) * kRowBytes + threadIdx.x * 16;
+  int to_fetch = steps, fetch_stage = 0;
+  auto next_stage = [](int stage) {
+    return stage == (kStages - 1) * kStageBytes ? 0 : stage + kStageBytes;
+  };
+  auto fetch_weights = [&] {
+    if (to_fetch-- > 0) {
 #pragma unroll
-      for (int i = threadIdx.x; i < kOutputs * kChunks; i += kBlock) {
-        const int row = i / kChunks, chunk = i % kChunks;
-        cp_async16(stage + swizzled(row, chunk),
-                   source + static_cast<long long>(row) * padded_channels + chunk * kElements);
-      }
+      for (int i = 0; i < kOutputs * kChunks / kBlock; ++i)
+        cp_async16(weights + fetch_stage + my_slot + i * kTile * kRowBytes,
+                   source + i * kBlock * 16);
+      source += static_cast<long long>(padded_outputs) * kRowBytes;
+      fetch_stage = next_stage(fetch_stage);
     }
     cp_async_commit();  // an empty group at the end keeps the count
   };
 #pragma unroll
-  for (int i = 0; i < kStages - 1; ++i) fetch_weights(i);
+  for (int i = 0; i < kStages - 1; ++i) fetch_weights();
   __syncthreads();  // placements
 
   // Each thread gathers one chunk of one pixel's sample.
-  const int my_pixel = threadIdx.x / kChunks, my_chunk = threadIdx.x % kChunks;
-  const T* features = static_cast<const T*>(p.features);
+  int next_point = 0, next_channel = my_chunk * kElements;
+  Placement at;
   Vec16 corners[4];
-  auto gather = [&](int step) {
-    load_corners<T, kAligned>(corners, features, placements[step % points * kTile + my_pixel], s,
-                              step / points * slice<T>() + my_chunk * kElements);
+  auto gather = [&] {
+    at = placements[next_point * kTile + my_row];
+    load_corners<T, kAligned>(corners, static_cast<const T*>(p.features), at, s, next_channel);
+    if (++next_point == points) {
+      next_point = 0;
+      next_channel += slice<T>();
+    }
   };
-  gather(0);
+  gather();
 
   Product<T, kMath, kOutputs, kTile> product;
+  int stage = 0;
   for (int step = 0; step < steps; ++step) {
     unsigned char* tile = samples + (step & 1) * kTile * kRowBytes;
-    store16(tile + swizzled(my_pixel, my_chunk),
-            interpolate<T, kMath>(corners, placements[step % points * kTile + my_pixel]));
+    store16(tile + my_slot, interpolate<T, kMath>(corners, at));
     cp_async_wait<kStages - 2>();
     // Orders: this step's samples and weights before the product; everybody's previous product
     // before the buffers it read are written again below and in the next turn.
     __syncthreads();
-    fetch_weights(step + kStages - 1);
-    if (step + 1 < steps) gather(step + 1);  // in flight during the product
-    product.step(tile, weights + step % kStages * kStageBytes);
+    fetch_weights();
+    if (step + 1 < steps) gather();  // in flight during the product
+    product.step(tile, weights + stage);
+    stage = next_stage(stage);
   }
 
   // Through shared memory, so that rows leave in 128-bit stores.
@@ -390,16 +402,17 @@ __global__ void __launch_bounds__(kTile * kChunks,
   }
 }
 
-// weight [O, C, K] -> packed [K, padded O, padded C]; zeros in the padding. One thread an element.
+// weight [O, C, K] -> packed [slices, K, padded O, slice of channels]: what a step wants lies
+// together. Zeros in the padding. One thread an element.
 template <class T, Math kMath>
 __global__ void __launch_bounds__(kThreads)
     pack_weight_kernel(const T* weight, T* packed, int outputs, int channels, int points,
                        int padded_outputs, int padded_channels) {
   const long long i = static_cast<long long>(blockIdx.x) * kThreads + threadIdx.x;
-  const long long plane = static_cast<long long>(padded_outputs) * padded_channels;
-  if (i >= plane * points) return;
-  const int k = static_cast<int>(i / plane), o = static_cast<int>(i % plane / padded_channels);
-  const int c = static_cast<int>(i % padded_channels);
+  const int tile = padded_outputs * slice<T>();  // of a point and a slice
+  if (i >= static_cast<long long>(tile) * points * (padded_channels / slice<T>())) return;
+  const int o = static_cast<int>(i % tile / slice<T>()), k = static_cast<int>(i / tile % points);
+  const int c = static_cast<int>(i / tile / points * slice<T>() + i % slice<T>());
   float value = 0.0f;
   if (o < outputs && c < channels)
     value = to_float(weight[(static_cast<long long>(o) * channels + c) * points + k]);
@@ -462,8 +475,7 @@ void launch_forward(const DeformForwardParams& p, void* stream) {
   const dim3 grid((pixels + kTile - 1) / kTile, (s.outputs + kOutputs - 1) / kOutputs);
   const dim3 block(kTile * kChunks);
   const int bytes = forward_shared_bytes<T, kOutputs, kTile>(s.kernel_h * s.kernel_w);
-  const bool aligned =
-      s.channels % (16 / sizeof(T)) == 0 && reinterpret_cast<uintptr_t>(p.features) % 16 == 0;
+  const bool aligned = s.channels % (16 / sizeof(T)) == 0 && aligned16(p.features);
   if (aligned)
     GGNET_LAUNCH((forward_kernel<T, kMath, kOutputs, kTile, true>), grid, block, bytes, stream, p);
   else

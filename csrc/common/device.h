@@ -71,6 +71,10 @@ struct alignas(16) Vec16 {
   uint32_t word[4];
 };
 
+__host__ __device__ inline bool aligned16(const void* address) {
+  return reinterpret_cast<uintptr_t>(address) % 16 == 0;
+}
+
 // 128-bit accesses; the address must be a multiple of 16.
 __device__ __forceinline__ Vec16 load16(const void* address) {
 #if defined(__CUDACC__)
@@ -104,6 +108,28 @@ __device__ __forceinline__ __half from_float<__half>(float x) {
 template <>
 __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
+}
+
+// The two halves of a word, and back.
+__device__ __forceinline__ float2 unpack2(uint32_t word, __nv_bfloat16) {
+  return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+}
+__device__ __forceinline__ float2 unpack2(uint32_t word, __half) {
+  __half2 halves;
+  memcpy(&halves, &word, sizeof(word));
+  return __half22float2(halves);
+}
+__device__ __forceinline__ uint32_t pack2(float low, float high, __nv_bfloat16) {
+  const __nv_bfloat162 halves = __floats2bfloat162_rn(low, high);
+  uint32_t word;
+  memcpy(&word, &halves, sizeof(word));
+  return word;
+}
+__device__ __forceinline__ uint32_t pack2(float low, float high, __half) {
+  const __half2 halves = __floats2half2_rn(low, high);
+  uint32_t word;
+  memcpy(&word, &halves, sizeof(word));
+  return word;
 }
 
 // Sixteen bytes as elements.
