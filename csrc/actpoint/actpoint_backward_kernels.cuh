@@ -176,7 +176,6 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams
   const int padded_outputs = round_up(s.outputs, kOutputs);
   const int tiles = padded_outputs / kOutputs;  // 1 unless there are more than 256 outputs
   const int slices = round_up(s.channels, kSlice) / kSlice;
-  const int steps = points * slices * tiles;
 
   const bool rows_aligned = s.outputs % kElements == 0 && aligned16(p.grad_out);
   auto load_gradient = [&](int tile) {
@@ -202,18 +201,30 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams
     placements[(k & 1) * kPixels + threadIdx.x] =
         pixel < pixels ? place<T>(f, cell_in_bands(s, pixel), k) : Placement{};
   };
-  // Step = (point * slices + slice) * tiles + tile of outputs.
+  // The order of steps: points, in each slices of channels, in each tiles of outputs.
+  struct Position {
+    int k, slice, tile;
+  };
+  auto advance = [&](Position& at) {
+    if (++at.tile < tiles) return;
+    at.tile = 0;
+    if (++at.slice < slices) return;
+    at.slice = 0;
+    ++at.k;
+  };
+  Position fetched{0, 0, 0};
   auto fetch_weights = [&](int step) {
-    if (step < steps) {
-      const int tile = step % tiles, slice = step / tiles % slices, k = step / tiles / slices;
+    if (fetched.k < points) {
       const unsigned char* source =
           static_cast<const unsigned char*>(f.weight) +
-          (static_cast<long long>(slice * points + k) * padded_outputs + tile * kOutputs) *
+          (static_cast<long long>(fetched.slice * points + fetched.k) * padded_outputs +
+           fetched.tile * kOutputs) *
               kRowBytes;
       unsigned char* stage = weights + (step & 1) * kStageBytes;
 #pragma unroll
       for (int i = threadIdx.x; i < kOutputs * kChunks; i += kThreads)
         cp_async16(stage + swizzled(i / kChunks, i % kChunks), source + i * 16);
+      advance(fetched);
     }
     cp_async_commit();
   };
@@ -229,8 +240,9 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams
   ColumnProduct<T, kMath, kOutputs> product;
   Vec16 corners[4];
   Placement at{};
-  for (int step = 0; step < steps; ++step) {
-    const int tile = step % tiles, slice = step / tiles % slices, k = step / tiles / slices;
+  int step = 0;
+  for (Position now{0, 0, 0}; now.k < points; advance(now), ++step) {
+    const auto [k, slice, tile] = now;
     cp_async_wait<0>();
     __syncthreads();  // weights of this step; and everybody is done with the previous step's
     if (tiles > 1) {
@@ -250,47 +262,58 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams
     product.store(columns);
     __syncthreads();
 
-    const float* row = columns + my_pixel * (kSlice + kColumnPad) + my_chunk * kElements;
-    float g[kElements];
+    const float* row = columns + my_pixel * (kSlice + kColumnPad);
 #pragma unroll
     for (int e = 0; e < kElements; e += 4) {
-      Pack<float> four;
-      four.bits = load16(row + e);
+      Pack<float> g;
+      g.bits = load16(row + my_chunk * kElements + e);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) g[e + i] = four.element[i];
+      for (int i = 0; i < 4; ++i) {
+        Pack<T> corner;
+        corner.bits = corners[i];
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          dot[i] = fmaf(g.element[j], to_float(corner.element[e + j]), dot[i]);
+      }
     }
+    // The four lanes of a pixel add neighboring channels: an instruction then meets whole sectors.
     const float bottom = at.fy * at.scale, top = at.scale - bottom;
     const float share[4] = {top - top * at.fx, top * at.fx, bottom - bottom * at.fx,
                             bottom * at.fx};
+    const int first = (at.corner >> 4) * s.channels + slice * kSlice;
+    if (p.grad_features && kAligned) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      Pack<T> corner;
-      corner.bits = corners[i];
+      for (int e = 0; e < kElements; e += 4) {
+        const int d = e * kChunks + my_chunk * 4;
+        if (slice * kSlice + d >= s.channels) continue;
+        Pack<float> g;
+        g.bits = load16(row + d);
 #pragma unroll
-      for (int e = 0; e < kElements; ++e) dot[i] = fmaf(g[e], to_float(corner.element[e]), dot[i]);
-      if (!(at.corner >> i & 1)) continue;
-      const long long cell = (at.corner >> 4) + (i >> 1) * s.width + (i & 1);
-      const long long first = cell * s.channels + c;
-      if (p.grad_features) {
-        if (kAligned && c < s.channels) {
-#pragma unroll
-          for (int e = 0; e < kElements; e += 4) {
-            const float four[4] = {share[i] * g[e], share[i] * g[e + 1], share[i] * g[e + 2],
-                                   share[i] * g[e + 3]};
-            atomic_add4(p.grad_features + first + e, four);
-          }
-        } else {
-#pragma unroll
-          for (int e = 0; e < kElements; ++e)
-            if (c + e < s.channels) atomicAdd(p.grad_features + first + e, share[i] * g[e]);
+        for (int i = 0; i < 4; ++i) {
+          if (!(at.corner >> i & 1)) continue;
+          const int cell = first + ((i >> 1) * s.width + (i & 1)) * s.channels;
+          const float four[4] = {share[i] * g.element[0], share[i] * g.element[1],
+                                 share[i] * g.element[2], share[i] * g.element[3]};
+          atomic_add4(p.grad_features + (cell + d), four);
         }
-      } else if (p.fixed_point) {
+      }
+    } else if (p.grad_features || p.fixed_point) {
 #pragma unroll
-        for (int e = 0; e < kElements; ++e)
-          if (c + e < s.channels)
+      for (int e = 0; e < kElements; ++e) {
+        const int d = e * kChunks + my_chunk;
+        if (slice * kSlice + d >= s.channels) continue;
+        const float g = row[d];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (!(at.corner >> i & 1)) continue;
+          const int cell = first + ((i >> 1) * s.width + (i & 1)) * s.channels + d;
+          if (p.grad_features)
+            atomicAdd(p.grad_features + cell, share[i] * g);
+          else
             atomicAdd(
-                reinterpret_cast<unsigned long long*>(p.fixed_point + first + e),
-                static_cast<unsigned long long>(static_cast<long long>(share[i] * g[e] * units)));
+                reinterpret_cast<unsigned long long*>(p.fixed_point + cell),
+                static_cast<unsigned long long>(static_cast<long long>(share[i] * g * units)));
+        }
       }
     }
     if (slice != slices - 1) continue;

@@ -2,7 +2,7 @@
 //
 // out[p, o] = act(bias[o] + sum_{k, c} weight[o, c, k] * m[p, k] * features(p's point k)[c])
 //
-// A block computes kTile output pixels for kOutputs outputs. It places all points of its pixels
+// A block computes kPixels output pixels for kOutputs outputs. It places all points of its pixels
 // once (sigmoid, offset sum, corner and fractions, in shared memory), then walks the reduction in
 // steps of 64 bytes of channels: outer loop over channel slices, inner over points, so that the
 // block's features of one slice stay in L1 while all K points read them. In each step every thread
@@ -177,16 +177,16 @@ __device__ __forceinline__ Vec16 interpolate(const Vec16 (&corner)[4], const Pla
   return result;
 }
 
-// The block's share of the product: kOutputs x kTile, a warp for 8 pixels.
-template <class T, Math kMath, int kOutputs, int kTile>
+// The block's share of the product: kOutputs x kPixels, 8 warps.
+template <class T, Math kMath, int kOutputs>
 struct Product {
   static constexpr int kWarpsN = kOutputs >= 128 ? 4 : 2;
-  static constexpr int kWarpsM = kTile / 8 / kWarpsN;
-  static constexpr int kTileM = kTile / kWarpsM, kTileN = kOutputs / kWarpsN;
+  static constexpr int kWarpsM = 8 / kWarpsN;
+  static constexpr int kTileM = kPixels / kWarpsM, kTileN = kOutputs / kWarpsN;
   static constexpr int kM = kTileM / 16, kN = kTileN / 8;
   float sum[kM][kN][4] = {};
 
-  // a: [kTile][64 bytes], b: [kOutputs][64 bytes], both swizzled, reduction along the row.
+  // a: [kPixels][64 bytes], b: [kOutputs][64 bytes], both swizzled, reduction along the row.
   __device__ __forceinline__ void step(const unsigned char* a, const unsigned char* b) {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const int m0 = warp / kWarpsN * kTileM, n0 = warp % kWarpsN * kTileN;
@@ -233,8 +233,8 @@ struct Product {
 };
 
 // Full float32: a thread owns 8 pixels (its warp's) and every 32nd output.
-template <int kOutputs, int kTile>
-struct Product<float, Math::kFloat, kOutputs, kTile> {
+template <int kOutputs>
+struct Product<float, Math::kFloat, kOutputs> {
   static constexpr int kN = kOutputs / 32;
   float sum[8][kN] = {};
 
@@ -271,18 +271,17 @@ template <int kOutputs>
 __host__ __device__ constexpr int weight_stage_bytes() {
   return kOutputs * kRowBytes;
 }
-template <class T, int kOutputs, int kTile>
+template <class T, int kOutputs>
 __host__ __device__ inline int forward_shared_bytes(int points) {
-  const int pipeline = kStages * weight_stage_bytes<kOutputs>() + 2 * kTile * kRowBytes +
-                       points * kTile * static_cast<int>(sizeof(Placement));
-  const int result = kTile * kOutputs * static_cast<int>(sizeof(T));  // reuses the same memory
+  const int pipeline = kStages * weight_stage_bytes<kOutputs>() + 2 * kPixels * kRowBytes +
+                       points * kPixels * static_cast<int>(sizeof(Placement));
+  const int result = kPixels * kOutputs * static_cast<int>(sizeof(T));  // reuses the same memory
   return pipeline > result ? pipeline : result;
 }
 
 // Blocks of a multiprocessor that registers must be left for: two where that spills none.
-template <Math kMath, int kOutputs, int kTile, bool kAligned>
+template <Math kMath, int kOutputs, bool kAligned>
 constexpr int forward_blocks() {
-  if (kTile > kPixels) return 1;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
   if (kMath == Math::kTf32 && kOutputs == 256 && !kAligned) return 1;
   if (kMath == Math::kFloat && kOutputs == 128) return 1;
@@ -290,34 +289,32 @@ constexpr int forward_blocks() {
   return kMath == Math::kFloat && kOutputs == 256 ? 1 : 2;
 }
 
-template <class T, Math kMath, int kOutputs, int kTile, bool kAligned>
-__global__ void __launch_bounds__(kTile* kChunks,
-                                  (forward_blocks<kMath, kOutputs, kTile, kAligned>()))
+template <class T, Math kMath, int kOutputs, bool kAligned>
+__global__ void __launch_bounds__(kThreads, (forward_blocks<kMath, kOutputs, kAligned>()))
     forward_kernel(DeformForwardParams p) {
   GGNET_DYNAMIC_SHARED(shared);
   constexpr int kElements = 16 / sizeof(T);
-  constexpr int kBlock = kTile * kChunks;  // threads: one for each chunk of a sample tile
   constexpr int kStageBytes = weight_stage_bytes<kOutputs>();
   unsigned char* weights = shared;
   unsigned char* samples = weights + kStages * kStageBytes;
-  Placement* placements = reinterpret_cast<Placement*>(samples + 2 * kTile * kRowBytes);
+  Placement* placements = reinterpret_cast<Placement*>(samples + 2 * kPixels * kRowBytes);
 
   const DeformShape& s = p.shape;
   const int points = s.kernel_h * s.kernel_w;
   const int pixels = s.batch * s.out_height * s.out_width;
-  const int first_pixel = blockIdx.x * kTile, first_output = blockIdx.y * kOutputs;
+  const int first_pixel = blockIdx.x * kPixels, first_output = blockIdx.y * kOutputs;
   const int padded_outputs = round_up(s.outputs, kOutputs);
   const int padded_channels = round_up(s.channels, slice<T>());
   const int steps = padded_channels / slice<T>() * points;
 
-  for (int i = threadIdx.x; i < points * kTile; i += kBlock) {
-    const int pixel = first_pixel + i % kTile, k = i / kTile;
+  for (int i = threadIdx.x; i < points * kPixels; i += kThreads) {
+    const int pixel = first_pixel + i % kPixels, k = i / kPixels;
     placements[i] = pixel < pixels ? place<T>(p, cell_in_bands(s, pixel), k) : Placement{};
   }
 
   // Everything below walks by adding: a step has no time for divisions.
   const int my_row = threadIdx.x / kChunks, my_chunk = threadIdx.x % kChunks;
-  const int my_slot = swizzled(my_row, my_chunk);  // and the same kTile rows further down
+  const int my_slot = swizzled(my_row, my_chunk);  // and the same kPixels rows further down
   const unsigned char* source = static_cast<const unsigned char*>(p.weight) +
                                 static_cast<long long>(first_output) * kRowBytes + threadIdx.x * 16;
   int to_fetch = steps, fetch_stage = 0;
@@ -327,9 +324,9 @@ __global__ void __launch_bounds__(kTile* kChunks,
   auto fetch_weights = [&] {
     if (to_fetch-- > 0) {
 #pragma unroll
-      for (int i = 0; i < kOutputs * kChunks / kBlock; ++i)
-        cp_async16(weights + fetch_stage + my_slot + i * kTile * kRowBytes,
-                   source + i * kBlock * 16);
+      for (int i = 0; i < kOutputs * kChunks / kThreads; ++i)
+        cp_async16(weights + fetch_stage + my_slot + i * kPixels * kRowBytes,
+                   source + i * kThreads * 16);
       source += static_cast<long long>(padded_outputs) * kRowBytes;
       fetch_stage = next_stage(fetch_stage);
     }
@@ -344,7 +341,7 @@ __global__ void __launch_bounds__(kTile* kChunks,
   Placement at;
   Vec16 corners[4];
   auto gather = [&] {
-    at = placements[next_point * kTile + my_row];
+    at = placements[next_point * kPixels + my_row];
     load_corners<T, kAligned>(corners, static_cast<const T*>(p.features), at, s, next_channel);
     if (++next_point == points) {
       next_point = 0;
@@ -353,10 +350,10 @@ __global__ void __launch_bounds__(kTile* kChunks,
   };
   gather();
 
-  Product<T, kMath, kOutputs, kTile> product;
+  Product<T, kMath, kOutputs> product;
   int stage = 0;
   for (int step = 0; step < steps; ++step) {
-    unsigned char* tile = samples + (step & 1) * kTile * kRowBytes;
+    unsigned char* tile = samples + (step & 1) * kPixels * kRowBytes;
     store16(tile + my_slot, interpolate<T, kMath>(corners, at));
     cp_async_wait<kStages - 2>();
     // Orders: this step's samples and weights before the product; everybody's previous product
@@ -386,7 +383,7 @@ __global__ void __launch_bounds__(kTile* kChunks,
   });
   __syncthreads();
   T* out = static_cast<T*>(p.out);
-  for (int i = threadIdx.x; i < kTile * kRowChunks; i += kBlock) {
+  for (int i = threadIdx.x; i < kPixels * kRowChunks; i += kThreads) {
     const int pixel = i / kRowChunks, output = i % kRowChunks * kElements;
     if (first_pixel + pixel >= pixels || first_output + output >= s.outputs) continue;
     T* target = out + row_of(s, first_pixel + pixel) * s.outputs + first_output + output;
@@ -444,9 +441,8 @@ auto with_tile(int tile, F f) {
 template <class T>
 int forward_tile(const DeformShape& s) {
   return outputs_tile(s.outputs, [&](int tile) {
-    return with_tile(tile, [&](auto n) {
-      return forward_shared_bytes<T, n(), kPixels>(s.kernel_h * s.kernel_w);
-    });
+    return with_tile(tile,
+                     [&](auto n) { return forward_shared_bytes<T, n()>(s.kernel_h * s.kernel_w); });
   });
 }
 
@@ -467,37 +463,26 @@ void pack_weight(const DeformShape& s, int tile, const void* weight, void* packe
                s.channels, points, round_up(s.outputs, tile), round_up(s.channels, slice<T>()));
 }
 
-template <class T, Math kMath, int kOutputs, int kTile>
+template <class T, Math kMath, int kOutputs>
 void launch_forward(const DeformForwardParams& p, void* stream) {
   const DeformShape& s = p.shape;
   const int pixels = s.batch * s.out_height * s.out_width;
   if (pixels == 0 || s.outputs == 0) return;
-  const dim3 grid((pixels + kTile - 1) / kTile, (s.outputs + kOutputs - 1) / kOutputs);
-  const dim3 block(kTile * kChunks);
-  const int bytes = forward_shared_bytes<T, kOutputs, kTile>(s.kernel_h * s.kernel_w);
+  const dim3 grid((pixels + kPixels - 1) / kPixels, (s.outputs + kOutputs - 1) / kOutputs);
+  const int bytes = forward_shared_bytes<T, kOutputs>(s.kernel_h * s.kernel_w);
   const bool aligned = s.channels % (16 / sizeof(T)) == 0 && aligned16(p.features);
   if (aligned)
-    GGNET_LAUNCH((forward_kernel<T, kMath, kOutputs, kTile, true>), grid, block, bytes, stream, p);
+    GGNET_LAUNCH((forward_kernel<T, kMath, kOutputs, true>), grid, dim3(kThreads), bytes, stream,
+                 p);
   else
-    GGNET_LAUNCH((forward_kernel<T, kMath, kOutputs, kTile, false>), grid, block, bytes, stream, p);
+    GGNET_LAUNCH((forward_kernel<T, kMath, kOutputs, false>), grid, dim3(kThreads), bytes, stream,
+                 p);
 }
 
 // The weight is packed for forward_tile.
 template <class T, Math kMath>
 void forward(const DeformForwardParams& p, void* stream) {
-  const DeformShape& s = p.shape;
-  const int pixels = s.batch * s.out_height * s.out_width, points = s.kernel_h * s.kernel_w;
-  with_tile(forward_tile<T>(s), [&](auto n) {
-    // Twice the pixels halve the traffic of the weights, where there is room for such a block and
-    // there are enough pixels for one on every multiprocessor.
-    constexpr int kWide = 2 * kPixels;
-    if constexpr (kMath == Math::kHalf && n() == 256) {
-      if (forward_shared_bytes<T, n(), kWide>(points) <= shared_memory_limit() &&
-          pixels > kWide * (multiprocessors() - multiprocessors() / 8))
-        return launch_forward<T, kMath, n(), kWide>(p, stream);
-    }
-    launch_forward<T, kMath, n(), kPixels>(p, stream);
-  });
+  with_tile(forward_tile<T>(p.shape), [&](auto n) { launch_forward<T, kMath, n()>(p, stream); });
 }
 
 }  // namespace deform

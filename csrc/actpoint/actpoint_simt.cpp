@@ -171,7 +171,7 @@ py::dict actpoint_shared_bytes(const std::string& math, int tile, int points) {
   dispatch(math, [&](auto tag, auto) {
     using T = decltype(tag);
     with_tile(tile, [&](auto n) {
-      bytes["forward_kernel"] = forward_shared_bytes<T, n(), kPixels>(points);
+      bytes["forward_kernel"] = forward_shared_bytes<T, n()>(points);
       bytes["backward_kernel"] = backward_shared_bytes<T, n()>();
       bytes["weight_grad_kernel"] = weight_grad_shared_bytes<T, n()>();
     });

@@ -42,27 +42,16 @@ inline void check_cuda(cudaError_t status, const char* what) {
 
 namespace ggnet {
 
-#if defined(__CUDACC__)
-inline int device_attribute(cudaDeviceAttr attribute) {
-  int device = 0, value = 0;
-  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
-  check_cuda(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
-  return value;
-}
-#endif
 // Bytes of shared memory that a block may have on the current device.
 inline int shared_memory_limit() {
 #if defined(__CUDACC__)
-  return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  int device = 0, bytes = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+             "cudaDeviceGetAttribute");
+  return bytes;
 #else
   return static_cast<int>(simt::options.shared_limit);
-#endif
-}
-inline int multiprocessors() {
-#if defined(__CUDACC__)
-  return device_attribute(cudaDevAttrMultiProcessorCount);
-#else
-  return simt::options.multiprocessors;
 #endif
 }
 

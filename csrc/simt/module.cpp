@@ -10,7 +10,7 @@ namespace py = pybind11;
 namespace {
 
 void configure(const std::string& order, uint32_t seed, bool async_early, int workers,
-               size_t shared_limit, int multiprocessors) {
+               size_t shared_limit) {
   simt::Options o;
   if (order == "forward") {
     o.order = simt::Options::kForward;
@@ -25,7 +25,6 @@ void configure(const std::string& order, uint32_t seed, bool async_early, int wo
   o.async_early = async_early;
   o.workers = workers;
   o.shared_limit = shared_limit;
-  o.multiprocessors = multiprocessors;
   simt::options = o;
 }
 
@@ -61,7 +60,6 @@ PYBIND11_MODULE(ggnet_simt, m) {
   m.def("configure", &configure, py::kw_only(), py::arg("order") = "forward",
         py::arg("seed") = o.seed, py::arg("async_early") = o.async_early,
         py::arg("workers") = o.workers, py::arg("shared_limit") = o.shared_limit,
-        py::arg("multiprocessors") = o.multiprocessors,
         "How the next launches run: see Options in simt.h.");
   m.def("counters", &counters, "Sums over the last launch: see Counters in simt.h.");
   m.attr("traced") = simt::simt_trace_access != nullptr;

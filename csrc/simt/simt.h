@@ -50,7 +50,6 @@ struct Options {
   bool async_early = false;  // asynchronous copies land when issued; otherwise when waited for
   int workers = 1;           // blocks run concurrently; forced to 1 in the instrumented build
   size_t shared_limit = 227u << 10;  // bytes a block may use (sm_90; 163 KiB on sm_80)
-  int multiprocessors = 132;         // what launches are fitted to
 };
 
 // Sums over a launch. Memory counters stay zero unless the build is instrumented.

@@ -158,28 +158,6 @@ def test_backward_equals_reference(simt, case, math, deterministic):
             assert all(np.array_equal(a, b) for a, b in zip(got, results[0], strict=True))
 
 
-@pytest.mark.parametrize("channels", [40, 19])  # aligned to 16 bytes, and not
-@pytest.mark.parametrize("math", ["float16", "bfloat16"])
-def test_wide_blocks_give_the_bits_of_narrow_ones(simt, math, channels, monkeypatch):
-    """Where pixels are many, a block takes 128; every sum keeps its order."""
-    monkeypatch.setitem(CASES, "wide", (2, channels, 11, 13, 200, 3, (1, 1, 1), 2.0))
-    problem = Problem("wide", math, seed=5)
-    exact, _ = problem.exact()
-    outputs = []
-    for multiprocessors in (1, 1000):
-        simt.configure(workers=2, multiprocessors=multiprocessors)
-        out = problem.empty(exact.permute(0, 2, 3, 1))
-        simt.actpoint_forward(
-            **problem.inputs(), weight=to_array(problem.weight, math),
-            bias=to_array(problem.bias, math), out=out, relu=False,
-        )  # fmt: skip
-        outputs.append((out, simt.counters()["threads"] // simt.counters()["blocks"]))
-    (wide, wide_threads), (narrow, narrow_threads) = outputs
-    assert (wide_threads, narrow_threads) == (512, 256)
-    assert np.array_equal(wide, narrow)
-    assert worst(from_array(wide, math).permute(0, 3, 1, 2), exact) < TOLERANCE[math]
-
-
 @pytest.mark.parametrize("limit", [99, 163])  # KiB of a block on sm_86 and sm_80
 @pytest.mark.parametrize("math", ["bfloat16", "float32"])
 def test_devices_with_less_shared_memory_get_smaller_tiles(simt, math, limit):
