@@ -115,7 +115,9 @@ def compare(op: str, mode: str, dtype: str, options, console: Console) -> list[d
             "all_seconds": values,
             "gflops": work * case.flops / seconds / 1e9,
         }
-        if not options.no_memory:
+        if measure.on_gpu():  # torch counts; a process's memory needs one of its own
+            row["extra_bytes"] = measure.peak_memory(steps[name])
+        elif not options.no_memory:
             row["extra_bytes"] = memory_of(op, mode, dtype, name, options)
         rows.append(row)
     return rows
@@ -128,8 +130,7 @@ def memory_here(op: str, mode: str, dtype: str, name: str) -> int:
 def memory_of(op: str, mode: str, dtype: str, name: str, options) -> int | None:
     """Peak growth of a process that does nothing else; None where that fails."""
     command = [sys.executable, "-m", "bench", "--op", op, "--mode", mode, "--dtype", dtype]
-    command += ["--threads", str(options.threads), "--device", options.device]
-    command += ["--memory-of", name]
+    command += ["--threads", str(options.threads), "--memory-of", name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else None
 

@@ -157,7 +157,7 @@ __host__ __device__ constexpr int backward_shared_bytes() {
 }
 
 template <class T, Math kMath, int kOutputs, bool kAligned>
-__global__ void __launch_bounds__(kThreads) backward_kernel(DeformBackwardParams p) {
+__global__ void __launch_bounds__(kThreads, 3) backward_kernel(DeformBackwardParams p) {
   GGNET_DYNAMIC_SHARED(shared);
   constexpr int kElements = 16 / sizeof(T);
   constexpr int kSlice = kRowBytes / static_cast<int>(sizeof(T));

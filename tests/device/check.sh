@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that wants a GPU: the operators' tests on it, compute-sanitizer, benchmarks with peers.
 #   tests/device/check.sh [RESULTS_FOLDER]
-# Run in an environment where ggnet was built with CUDA (PYTHON names its interpreter).
+# Run in an environment where ggnet was built with CUDA (PYTHON names its interpreter). The peers
+# torchvision, mmcv and deformops are measured where they are installed.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
@@ -35,19 +36,24 @@ part() {  # part NAME SECONDS COMMAND...: its output goes to a file and its end 
   nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv
   "$python" -m ggnet env
 } >"$results/summary.txt" 2>&1
-part tests 200 "$python" -m pytest -q tests/device tests/cuda
+# In parallel, as Triton compiles each kernel for each type.
+part tests 200 "$python" -m pytest -q -n 12 tests/device tests/cuda
 if command -v compute-sanitizer >/dev/null; then
   # One small shape of each operator: the tools run kernels hundreds of times slower.
   small="not graph and not 64-80 and (bfloat16 or float32) and (topk or heatmaps or hna or deform)"
   for tool in memcheck racecheck; do
-    part "$tool" 120 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+    part "$tool" 90 compute-sanitizer --tool "$tool" --error-exitcode 9 \
       "$python" -m pytest -q -x tests/device/test_operators.py -k "cuda and $small"
   done
 else
   echo "compute-sanitizer: not on PATH, skipped" | tee -a "$results/summary.txt"
 fi
-part benchmarks 240 "$python" -m bench --device cuda --dtype float32 bfloat16 --mode forward full \
-  --repeats 20 --budget 8 --out "$results/benchmarks.json"
-cat "$results/benchmarks.txt" >>"$results/summary.txt"
+peers=(ggnet triton "dense conv2d" torchvision mmcv torch.compile "torch eager")
+part benchmarks 150 "$python" -m bench --device cuda --dtype float32 float16 --mode forward full \
+  --repeats 20 --budget 3 --provider "${peers[@]}" --out "$results/benchmarks.json"
+# Its tuning takes minutes: by itself, so that it ends nothing else.
+part deformops 90 "$python" -m bench --device cuda --op actpoint --dtype float16 --mode forward \
+  --repeats 20 --budget 3 --provider ggnet triton deformops --out "$results/deformops.json"
+cat "$results"/{benchmarks,deformops}.txt >>"$results/summary.txt"
 echo "results: $results/summary.txt"
 [ ${#failed[@]} -eq 0 ]
