@@ -47,6 +47,8 @@ def main() -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU")
     torch.set_default_device(options.device)
+    # The same arithmetic for everybody: cuDNN would take TF32 where products do not.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     console = Console()
