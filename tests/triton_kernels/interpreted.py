@@ -52,7 +52,7 @@ RUN = {
 }
 OTHER = {
     "test_backend": "what runs without the interpreter",
-    "test_torch_integration": "of the compiled operators; Triton's: tests/triton_kernels/test_tracing.py",
+    "test_torch_integration": "of the compiled operators; Triton's: test_tracing.py",
 }
 SHORT = (  # of `make test`
     r"test_actpoint_aggregate.py::test_matches_the_reference\[\(1, 1, 1, 1, 1, 3\)-torch.bfloat16",
