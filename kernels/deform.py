@@ -148,8 +148,8 @@ def _config(pixels: int, slice_bytes: int, warps: int, stages: int) -> triton.Co
 
 
 # Channels go in slices of so many bytes, so that a configuration suits every type. Curated: each
-# compiles for sm_80, sm_90, sm_100 and gfx942 without spills (tests/triton_kernels). The interpreter
-# takes the first.
+# compiles for sm_80, sm_90, sm_100 and gfx942 without spills (tests/triton_kernels). The
+# interpreter takes the first.
 MAX_SLICE = 128
 FORWARD_CONFIGS = [_config(64, 64, 8, 2), _config(64, 64, 8, 3), _config(32, 64, 8, 2)]
 BACKWARD_CONFIGS = [_config(64, 64, 8, 1), _config(64, 32, 8, 2), _config(32, 64, 4, 1)]

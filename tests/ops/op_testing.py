@@ -13,8 +13,8 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Bounds on the error of a tensor, relative to the largest magnitude of its float64 reference, where
 # the reference sees the same (rounded) inputs. Measured with 12 seeds on the shapes of these tests,
 # portable and AVX2: at most 2e-15, 1.3e-6, 3.8e-3 (the rounding of the result, 2^-9, twice) and
-# 4.8e-4 (2^-12, twice), but for single sums that cancel. AVX512-BF16 rounds the samples as well, which
-# the bound of bfloat16 leaves room for.
+# 4.8e-4 (2^-12, twice), but for single sums that cancel. AVX512-BF16 rounds the samples as well,
+# which the bound of bfloat16 leaves room for.
 TOLERANCE = {
     torch.float64: 1e-12,
     torch.float32: 1e-5,
