@@ -35,7 +35,7 @@ def plot_frequencies(statistics: Statistics, picture: str | Path) -> None:
         left_out = f", the {MOST} most frequent" if kind != "hois" and len(order) > MOST else ""
         axes.set_title(f"{len(order)} {'HOIs' if kind == 'hois' else kind}{left_out}", fontsize=11)
         axes.set_yscale("symlog", linthresh=1)
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, 1.5 * max(counts.max(initial=0), 1))
         axes.set_ylabel("boxes" if kind == "objects" else "pairs")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
