@@ -19,9 +19,12 @@ class Tiny(nn.Module):
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.out_channels = width
+        # With fewer than 16 input channels, the gradient of a strided 1x1 convolution in
+        # channels_last writes beyond oneDNN's workspace: github.com/uxlfoundation/oneDNN/issues/6035
+        stem = max(width // 2, 16)
         self.fine = nn.Sequential(
-            conv_bn_relu(3, width // 2, kernel=5, stride=2),
-            Residual(width // 2, width, stride=2),
+            conv_bn_relu(3, stem, kernel=5, stride=2),
+            Residual(stem, width, stride=2),
             Residual(width, width),
         )
         self.coarse = nn.Sequential(Residual(width, width, stride=2), nn.Upsample(scale_factor=2))

@@ -276,3 +276,14 @@ def test_glance_parameters():
     assert names == {"heads.0.interaction_feature.0", "heads.0.verbs.glance"}
     assert build(gaze_steps=0).glance_parameters() == []
     assert build(aggregation="actpoints").glance_parameters() == []
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "dla34", "hourglass104"])
+def test_no_convolution_that_onednn_computes_beyond_its_workspace(backbone):
+    """See models/tiny.py: training would corrupt memory, and only sometimes crash."""
+    with torch.device("meta"):
+        model = build_model(ModelConfig(width=16, backbone=backbone), OBJECTS, VERBS)
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    strided = [c for c in convolutions if c.kernel_size == (1, 1) and c.stride != (1, 1)]
+    assert convolutions
+    assert all(c.in_channels >= 16 for c in strided)
