@@ -1,5 +1,6 @@
 """Which kernels run: chosen by the tensor's device, by `use_backend`, or by GGNET_BACKEND."""
 
+import functools
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -53,7 +54,8 @@ def resolve(op: str, tensor: Tensor) -> Resolution:
     """
     if op not in OPERATORS:
         raise ValueError(f"no operator '{op}'; expected one of {', '.join(OPERATORS)}")
-    return _resolve(op, tensor.device.type)
+    found = _resolve(op, tensor.device.type)
+    return Resolution(found.op, found.device, found.backend, dict(found.rejected))
 
 
 @contextmanager
@@ -117,8 +119,12 @@ def _namespace(op: str, device: str) -> str:
 
 
 def _resolve(op: str, device: str) -> Resolution:
-    reasons = {name: _reason(op, name, device) for name in BACKENDS}
-    choice = _choice()
+    return _answer(op, device, _choice(), os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@functools.cache  # looking for packages takes longer than a small operator
+def _answer(op: str, device: str, choice: str | None, interpreted: bool) -> Resolution:
+    reasons = {name: _reason(op, name, device, interpreted) for name in BACKENDS}
     if choice is not None:
         for name in BACKENDS:
             if name != choice:
@@ -133,10 +139,10 @@ def _resolve(op: str, device: str) -> Resolution:
     return Resolution(op, device, backend, rejected)
 
 
-def _reason(op: str, backend: str, device: str) -> str | None:
+def _reason(op: str, backend: str, device: str, interpreted: bool) -> str | None:
     """Why `backend` cannot run `op` on tensors of `device`; None if it can."""
     if backend == "triton":
-        return _triton_reason(device)
+        return _triton_reason(device, interpreted)
     if backend != device:
         return f"the tensor is on {device}"
     key = torch._C._dispatch_key_for_device(device)
@@ -145,13 +151,13 @@ def _reason(op: str, backend: str, device: str) -> str | None:
     return None
 
 
-def _triton_reason(device: str) -> str | None:
+def _triton_reason(device: str, interpreted: bool) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install triton)"
     if device == "cuda":
         return None
     if device == "cpu":
-        if os.environ.get("TRITON_INTERPRET") == "1":
+        if interpreted:
             return None
         return "the tensor is on cpu, where only Triton's interpreter runs (TRITON_INTERPRET=1)"
     return f"the tensor is on {device}"
