@@ -8,10 +8,6 @@ from op_testing import threads
 TRITON = os.environ.get("GGNET_BACKEND") == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "short: what `make test` runs in Triton's interpreter")
-
-
 def pytest_collection_modifyitems(items):
     if TRITON:
         sys.path.insert(0, str(Path(__file__).parents[1] / "triton_kernels"))

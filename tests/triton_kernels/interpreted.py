@@ -52,21 +52,12 @@ RUN = {
 }
 OTHER = {
     "test_backend": "what runs without the interpreter",
-    "test_torch_integration": "of the compiled operators; Triton's: test_tracing.py",
+    "test_torch_integration": "of the compiled operators; Triton's: triton_kernels/test_tracing.py",
 }
-SHORT = (  # of `make test`
-    r"test_actpoint_aggregate.py::test_matches_the_reference\[\(1, 1, 1, 1, 1, 3\)-torch.bfloat16",
-    r"test_actpoint_aggregate.py::test_optional_arguments\[True-False",
-    r"test_deform_conv2d.py::test_matches_the_reference\[\(2, 5, 7, 9, 6.*-torch\.float16",
-    r"test_hna_loss.py::test_(matches_the_reference\[\(2, 5, 13, 11\)-torch.float32|nan)",
-    r"test_draw_heatmaps.py::test_(positives|windows|points)",
-    r"test_topk_peaks.py::test_(a_plateau|nan)",
-    r"test_match_points.py::test_(the_two_rules|ties|only_valid|padding)",
-)
 
 
 def choose(items: list[pytest.Item]) -> None:
-    """Skip what is not of the selection; mark what is of the short one."""
+    """Skip what is not of the selection."""
     for item in items:
         module = item.path.stem
         if module in OTHER:
@@ -75,5 +66,3 @@ def choose(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="of the CPU's kernels"))
         elif not any(re.match(pattern, item.name) for pattern in RUN.get(module, ())):
             item.add_marker(pytest.mark.skip(reason=LONG))
-        elif any(re.search(pattern, item.nodeid) for pattern in SHORT):
-            item.add_marker("short")

@@ -36,8 +36,9 @@ POINTERS = {
 
 @dataclass(frozen=True)
 class Code:
-    """spills: instructions that touch local memory; shared: bytes; load128: 128-bit loads from
-    global memory, asynchronous copies included; atomics: instructions.
+    """registers: of a thread; spills: instructions that touch local memory, for AMD registers;
+    shared: bytes; load128: 128-bit loads from global memory, asynchronous copies included; atomics:
+    instructions; float_atomics: those whose order changes the result.
     """
 
     registers: int
@@ -46,6 +47,7 @@ class Code:
     tensor_core: int
     load128: int
     atomics: int
+    float_atomics: int
 
 
 def build(launch: Launch, config: triton.Config, target: str) -> CompiledKernel:
@@ -73,7 +75,11 @@ def build(launch: Launch, config: triton.Config, target: str) -> CompiledKernel:
 
 
 def measure(kernel: CompiledKernel) -> Code:
-    """Of a kernel compiled for NVIDIA."""
+    """Of a kernel compiled for NVIDIA or AMD."""
+    return _of_amd(kernel) if "amdgcn" in kernel.asm else _of_nvidia(kernel)
+
+
+def _of_nvidia(kernel: CompiledKernel) -> Code:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
@@ -83,13 +89,35 @@ def measure(kernel: CompiledKernel) -> Code:
     def count(pattern: str) -> int:
         return len(re.findall(pattern, text))
 
+    atomic = r"\b(?:RED|REDG|ATOM|ATOMG)\."
     return Code(
         registers=int(re.search(r"REG:(\d+)", usage)[1]),
-        spills=count(r"\b(LDL|STL)\b"),
+        spills=count(r"\b(?:LDL|STL)\b"),
         shared=kernel.metadata.shared,
-        tensor_core=count(r"\b(HMMA|HGMMA|UTC[A-Z]*MMA)\b"),
-        load128=count(r"\b(LDG|LDGSTS)\.E[.A-Z]*\.128\b"),
-        atomics=count(r"\b(RED|REDG|ATOMG?)\b"),
+        tensor_core=count(r"\b(?:HMMA|HGMMA|UTC[A-Z]*MMA)\b"),
+        load128=count(r"\b(?:LDG|LDGSTS)\.E[.A-Z]*\.128\b"),
+        atomics=count(atomic),
+        float_atomics=count(atomic + r"\S*\.(?:B?F16|F32|F64)"),
+    )
+
+
+def _of_amd(kernel: CompiledKernel) -> Code:
+    text = kernel.asm["amdgcn"]
+
+    def value(name: str) -> int:
+        return int(re.search(rf"\.{name}:\s*(\d+)", text)[1])
+
+    def count(pattern: str) -> int:
+        return len(re.findall(pattern, text))
+
+    return Code(
+        registers=value("vgpr_count"),
+        spills=value("vgpr_spill_count") + value("sgpr_spill_count"),
+        shared=kernel.metadata.shared,
+        tensor_core=count(r"\bv_mfma_"),
+        load128=count(r"\b(?:global|buffer)_load_dwordx4\b"),
+        atomics=count(r"\b(?:global|buffer)_atomic_"),
+        float_atomics=count(r"\b(?:global|buffer)_atomic_\w*_b?f(?:16|32|64)\b"),
     )
 
 
