@@ -3,14 +3,18 @@ PYTHON ?= python3
 # Any torch from 2.11 on. A machine that already has one in an activated environment does not need
 # this file: `pip install -e .` builds against the torch that it finds.
 TORCH ?= torch==2.13.0
+# The version that torch 2.14 brings; beside `.venv`, which needs no Triton.
+TRITON ?= 3.8.0
 PYTEST_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' 'csrc/*.cu')
+TRITON_SITE := build/triton/$(TRITON)
+WITH_TRITON := PYTHONPATH=$(TRITON_SITE) TRITON_CACHE_DIR=$(CURDIR)/build/triton/cache
 BUILD_INPUTS := pyproject.toml setup.py build_backend.py ggnet/_build.py $(shell find csrc kernels -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow test-simt test-asan test-cuda-build gpu-check bench-eval lint format clean
+.PHONY: help setup demo test test-slow test-simt test-asan test-triton triton-budget test-cuda-build gpu-check bench-eval lint format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -44,6 +48,20 @@ test-simt: setup  ## the device kernels on the CPU: plain, with sanitizers, trac
 
 test-asan: setup  ## the CPU kernels with the address and undefined-behavior sanitizers
 	tests/sanitize.sh $(PYTEST_ARGS)
+
+$(TRITON_SITE)/.ready: $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TRITON_SITE) triton==$(TRITON)
+	@touch $@
+
+# Two processes where xdist splits the tests: most of a test is one thread of the interpreter.
+test-triton: setup $(TRITON_SITE)/.ready  ## the Triton kernels: interpreted, compiled for GPUs, traced
+	$(WITH_TRITON) GGNET_BACKEND=triton TRITON_INTERPRET=1 \
+		$(BIN)/python -m pytest -q -n 2 tests/ops -m "slow or not slow" $(PYTEST_ARGS)
+	$(WITH_TRITON) $(BIN)/python -m pytest -q -n 2 tests/triton_kernels tests/budget -m "slow or not slow" $(PYTEST_ARGS)
+
+triton-budget: setup $(TRITON_SITE)/.ready  ## after a deliberate change: tests/budget/triton.json and the table
+	$(WITH_TRITON) $(BIN)/python tests/triton_kernels/budget.py
+	$(BIN)/python tests/budget/table.py
 
 test-cuda-build:  ## compile everything with nvcc, check the kernels' registers, memory, instructions
 	PYTHON=$(PYTHON) tests/cuda/build.sh

@@ -152,7 +152,7 @@ def _config(pixels: int, slice_bytes: int, warps: int, stages: int) -> triton.Co
 # spills (tests/triton_kernels). The interpreter takes the first.
 MAX_SLICE = 128
 FORWARD_CONFIGS = [_config(64, 64, 8, 2), _config(64, 64, 8, 3), _config(32, 64, 8, 2)]
-BACKWARD_CONFIGS = [_config(64, 64, 8, 1), _config(32, 64, 8, 1), _config(32, 64, 4, 1)]
+BACKWARD_CONFIGS = [_config(64, 64, 8, 1), _config(32, 64, 4, 1), _config(32, 64, 4, 2)]
 WEIGHT_CONFIGS = [_config(32, 128, 8, 2), _config(32, 128, 8, 1), _config(64, 64, 8, 1)]
 KEY = ["channels", "outputs", "taps", "SIZE", "PRECISION"]
 

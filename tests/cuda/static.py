@@ -36,9 +36,10 @@ class Kernel:
     """One kernel on one architecture.
 
     stack: bytes of local memory a thread; spills: instructions that access it; shared: bytes known
-    at compile time; mma: tensor-core instructions; load128: 128-bit loads from global memory,
-    asynchronous copies included; loop_cycles: issue cycles that the assembler scheduled for one
-    pass of the loop with the most products, of one warp and without waiting for memory.
+    at compile time; hmma: tensor-core instructions; load128: 128-bit loads from global memory,
+    asynchronous copies included; atomics: on global memory; float_atomics: those whose order
+    changes the result; loop_cycles: issue cycles that the assembler scheduled for one pass of the
+    loop with the most products, of one warp and without waiting for memory.
     """
 
     registers: int
@@ -47,6 +48,8 @@ class Kernel:
     shared: int
     hmma: int
     load128: int
+    atomics: int
+    float_atomics: int
     loop_cycles: int
 
 
@@ -121,6 +124,8 @@ def measure(library: Path = LIBRARY) -> dict[str, dict[str, Kernel]]:
         texts = [text for _, text, _ in instructions]
         mix = Counter(text.split(" ")[0].split(".")[0] for text in texts)
         wide = re.compile(r"(LDG|LDGSTS)\S*\.128\b")
+        atomic = re.compile(r"(RED|REDG|ATOM|ATOMG)\.")
+        unordered = re.compile(atomic.pattern + r"\S*\.(B?F16|F32|F64)")
         result.setdefault(arch, {})[short[name]] = Kernel(
             registers=registers,
             stack=stack,
@@ -128,6 +133,8 @@ def measure(library: Path = LIBRARY) -> dict[str, dict[str, Kernel]]:
             shared=shared,
             hmma=mix["HMMA"],
             load128=sum(wide.match(text) is not None for text in texts),
+            atomics=sum(atomic.match(text) is not None for text in texts),
+            float_atomics=sum(unordered.match(text) is not None for text in texts),
             loop_cycles=_loop_cycles(instructions),
         )
     return result

@@ -44,11 +44,12 @@ def describe(config: triton.Config) -> str:
 
 def main() -> None:
     """Write the budget."""
-    pairs = [(case, target) for target in machine_code.TARGETS for case in launches.CASES]
     kernels: dict[str, dict[str, Code]] = {}
     with ProcessPoolExecutor() as pool:
-        for (_, target), found in zip(pairs, pool.map(survey, *zip(*pairs)), strict=True):
-            kernels.setdefault(target, {}).update(found)
+        for target in machine_code.TARGETS:
+            kernels[target] = {}
+            for found in pool.map(survey, launches.CASES, [target] * len(launches.CASES)):
+                kernels[target].update(found)
     # One line a kernel, so that a change reads as one.
     sections = []
     for target, found in kernels.items():

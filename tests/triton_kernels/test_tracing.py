@@ -53,7 +53,7 @@ WRITTEN = {
 def chosen(device):
     kernels.load()
     with (
-        mock.patch.object(_backend, "_triton_reason", lambda _: None),
+        mock.patch.object(_backend, "_triton_reason", return_value=None),
         ops.use_backend("triton"),
     ):
         torch.compiler.reset()

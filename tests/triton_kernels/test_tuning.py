@@ -57,7 +57,7 @@ def choose(device, monkeypatch, tmp_path):
 
 
 def deformable() -> list[Launch]:
-    return [x for x in launches(CASES["actpoint_aggregate, bfloat16"], "sm_90")]
+    return launches(CASES["actpoint_aggregate, bfloat16"], "sm_90")
 
 
 @pytest.mark.parametrize("index", range(3), ids=["forward", "backward", "weight_grad"])
