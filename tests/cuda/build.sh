@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Compiles the whole extension with nvcc beside a CUDA build of torch, and tests what needs no GPU.
-#   tests/cuda/build.sh [budget]       budget: rewrites tests/budget/cuda.json instead of comparing
+#   tests/cuda/build.sh [budget]       budget: rewrites tests/budget/cuda.json and the table of
+#                                      docs/kernels.md instead of comparing
 # TORCH_CUDA names the torch to install; TORCH_CUDA_ARCH_LIST the architectures to compile for.
 set -euo pipefail
 torch=${TORCH_CUDA:-torch==2.14.1}
@@ -34,6 +35,7 @@ cd "$work/source"
 if [ "${1:-}" = budget ]; then
   "$work/venv/bin/python" tests/cuda/static.py
   cp tests/budget/cuda.json "$root/tests/budget/cuda.json"
+  "$python" "$root/tests/budget/table.py"
 else
   "$work/venv/bin/python" -m pytest -q tests/cuda
 fi

@@ -2,7 +2,8 @@
 
     python tests/simt/footprint.py
 
-rewrites tests/budget/emulated.json, which test_footprint.py compares with. Outputs and points are
+rewrites tests/budget/emulated.json, which test_footprint.py compares with; then
+tests/budget/table.py rewrites the table of docs/kernels.md. Outputs and points are
 GGNet's, on a device with the shared memory of an H100; channels change neither number.
 """
 
