@@ -20,7 +20,7 @@ class Tiny(nn.Module):
         super().__init__()
         self.out_channels = width
         # With fewer than 16 input channels, the gradient of a strided 1x1 convolution in
-        # channels_last writes beyond oneDNN's workspace: github.com/uxlfoundation/oneDNN/issues/6035
+        # channels_last writes beyond oneDNN's workspace (uxlfoundation/oneDNN, issue 6035).
         stem = max(width // 2, 16)
         self.fine = nn.Sequential(
             conv_bn_relu(3, stem, kernel=5, stride=2),

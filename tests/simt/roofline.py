@@ -1,10 +1,11 @@
-"""What the aggregation's forward kernel moves and multiplies, counted by the emulator, and the times
-that this allows on GPUs that nobody asked.
+"""What the aggregation's forward kernel moves and multiplies, counted by the emulator, and the
+times that this allows on GPUs that nobody asked.
 
     python tests/simt/roofline.py
 
-rewrites the tables of docs/roofline.md, which test_roofline.py compares with. One block of 64 pixels
-is executed in the traced variant; a map of 128 x 128 has 256 of them, all alike but at the borders.
+rewrites the tables of docs/roofline.md, which test_roofline.py compares with. One block of 64
+pixels is executed in the traced variant; a map of 128 x 128 has 256 of them, all alike but at the
+borders.
 """
 
 from dataclasses import dataclass
