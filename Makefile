@@ -6,6 +6,7 @@ TORCH ?= torch==2.13.0
 # The version that torch 2.14 brings; beside `.venv`, which needs no Triton.
 TRITON ?= 3.8.0
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ TRITON_SITE := build/triton/$(TRITON)
 WITH_TRITON := PYTHONPATH=$(TRITON_SITE) TRITON_CACHE_DIR=$(CURDIR)/build/triton/cache
 BUILD_INPUTS := pyproject.toml setup.py build_backend.py ggnet/_build.py $(shell find csrc kernels -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow test-simt test-asan test-triton triton-budget test-cuda-build gpu-check bench-eval lint format clean
+.PHONY: help setup demo test test-slow test-simt test-asan test-triton triton-budget test-cuda-build gpu-check bench bench-eval lint format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -68,6 +69,9 @@ test-cuda-build:  ## compile everything with nvcc, check the kernels' registers,
 
 gpu-check:  ## on a machine with a GPU: tests, compute-sanitizer, benchmarks with peers (10 minutes)
 	tests/device/check.sh
+
+bench: setup  ## operators and the peers that are installed, as a pytest-benchmark suite
+	$(BIN)/python -m pytest bench --benchmark-sort=name $(BENCH_ARGS)
 
 bench-eval: setup  ## time of the metrics at the size of HICO-DET's and V-COCO's test sets
 	$(BIN)/python bench/eval.py

@@ -3,8 +3,11 @@
     python -m bench                                    everything, as in the README
     python -m bench --op actpoint --mode full --dtype float32 --provider ggnet torchvision
 
-Peers that are not installed are skipped, with the reason. Results go to a JSON file with the
-machine's description; `--report FILE` prints one again.
+    python -m bench --op actpoint --shape 2,64,64,96,3
+
+Peers that are not installed are skipped, with the reason. On a CPU, ggnet is measured with one
+thread as well. Results go to a JSON file with the machine's description; `--report FILE` prints one
+again, and `--publish FILE` makes from it the table of README.md and docs/bench-cpu.png.
 """
 
 import argparse
@@ -19,10 +22,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench import measure
-from bench.cases import CASES, Missing
+from bench import measure, publish
+from bench.cases import CASES, Missing, case, fields
 from ggnet.io import atomic_write
 
+ONE_THREAD = "ggnet, 1 thread"
 MODES = ("forward", "backward", "full")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -32,6 +36,12 @@ def main() -> int:
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--op", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument(
+        "--shape",
+        type=lambda text: tuple(int(number) for number in text.split(",")),
+        help="numbers with commas, of one --op; what they mean: "
+        + "; ".join(f"{op}: {','.join(fields(op))}" for op in CASES),
+    )
     parser.add_argument("--mode", nargs="+", choices=MODES, default=["forward", "full"])
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["float32"])
     parser.add_argument("--provider", nargs="+", help="default: all that are installed")
@@ -42,10 +52,16 @@ def main() -> int:
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--out", type=Path, default=Path("bench/results/last.json"))
     parser.add_argument("--report", type=Path, help="print this results file and stop")
+    parser.add_argument("--publish", type=Path, help="table and picture of this file, and stop")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # one measurement, in a child
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU")
+    if options.shape and (len(options.op) != 1 or len(options.shape) != len(fields(options.op[0]))):
+        parser.error(
+            f"--shape {','.join(map(str, options.shape))}: wants one --op and its numbers, "
+            f"for example {','.join(fields(options.op[0]))} for {options.op[0]}"
+        )
     torch.set_default_device(options.device)
     # The same arithmetic for everybody: cuDNN would take TF32 where products do not.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32
@@ -53,7 +69,11 @@ def main() -> int:
     torch.manual_seed(0)
     console = Console()
     if options.memory_of:
-        print(memory_here(*options.op, *options.mode, *options.dtype, options.memory_of))
+        where = (*options.op, *options.mode, *options.dtype, options.memory_of, options.shape)
+        print(measure.peak_memory(prepare(*where)[1]))
+        return 0
+    if options.publish:
+        publish.publish(json.loads(options.publish.read_text()))
         return 0
     if options.report:
         report(json.loads(options.report.read_text()), console)
@@ -71,68 +91,68 @@ def main() -> int:
     return 0
 
 
-def prepare(op: str, mode: str, dtype: str, name: str):
+def prepare(op: str, mode: str, dtype: str, name: str, shape: tuple[int, ...] | None = None):
     """The callable that does one measurement, on inputs made from a fixed seed."""
     torch.manual_seed(0)
-    case = CASES[op]()
-    if mode != "forward" and not case.differentiable:
+    of = case(op, shape)
+    if mode != "forward" and not of.differentiable:
         raise Missing("has no backward")
-    inputs = case.make(DTYPES[dtype])
+    inputs = of.make(DTYPES[dtype])
     if mode == "forward":
         for tensor in inputs.tensors.values():
             tensor.requires_grad_(False)
-    call = case.providers[name](inputs)
-    return case, measure.step(call, [inputs[leaf] for leaf in inputs.leaves], mode)
+    call = of.providers[name](inputs)
+    return of, measure.step(call, [inputs[leaf] for leaf in inputs.leaves], mode)
 
 
 def compare(op: str, mode: str, dtype: str, options, console: Console) -> list[dict]:
     """Time every provider of a case in interleaved rounds."""
-    case = CASES[op]()
-    if mode != "forward" and not case.differentiable:
+    of = case(op, options.shape)
+    if mode != "forward" and not of.differentiable:
         return []
     steps, rows = {}, []
-    for name in case.providers:
+    for name in of.providers:
         if options.provider and name not in options.provider:
             continue
         try:
-            _, steps[name] = prepare(op, mode, dtype, name)
+            _, steps[name] = prepare(op, mode, dtype, name, options.shape)
             steps[name]()
-        except Missing as reason:
-            console.print(f"{case.name} {mode} {dtype}: {name} skipped: {reason}", style="dim")
+        except (Missing, RuntimeError) as error:
+            how = "skipped" if isinstance(error, Missing) else "fails"
+            console.print(f"{of.name} {mode} {dtype}: {name} {how}: {error}", style="dim")
             steps.pop(name, None)
-        except RuntimeError as error:
-            console.print(f"{case.name} {mode} {dtype}: {name} fails: {error}", style="dim")
-            steps.pop(name, None)
+    if "ggnet" in steps and options.threads > 1 and not measure.on_gpu():
+        steps[ONE_THREAD] = measure.with_threads(steps["ggnet"], 1)
     times = measure.interleave(steps, options.repeats, options.budget)
     work = {"forward": 1, "backward": 2, "full": 3}[mode]
+    traffic = {"forward": of.bytes, "full": of.full_bytes}.get(mode, lambda element: 0.0)
     for name, values in times.items():
         seconds = measure.median(values)
         row = {
-            "op": case.name,
-            "shape": case.shape,
+            "op": of.name,
+            "shape": of.shape,
             "mode": mode,
             "dtype": dtype,
             "provider": name,
             "seconds": seconds,
             "all_seconds": values,
-            "gflops": work * case.flops / seconds / 1e9,
+            "gflops": work * of.flops / seconds / 1e9,
+            "gbs": traffic(DTYPES[dtype].itemsize) / seconds / 1e9,
         }
         if measure.on_gpu():  # torch counts; a process's memory needs one of its own
             row["extra_bytes"] = measure.peak_memory(steps[name])
-        elif not options.no_memory:
+        elif not options.no_memory and name != ONE_THREAD:
             row["extra_bytes"] = memory_of(op, mode, dtype, name, options)
         rows.append(row)
     return rows
-
-
-def memory_here(op: str, mode: str, dtype: str, name: str) -> int:
-    return measure.peak_memory(prepare(op, mode, dtype, name)[1])
 
 
 def memory_of(op: str, mode: str, dtype: str, name: str, options) -> int | None:
     """Peak growth of a process that does nothing else; None where that fails."""
     command = [sys.executable, "-m", "bench", "--op", op, "--mode", mode, "--dtype", dtype]
     command += ["--threads", str(options.threads), "--memory-of", name]
+    if options.shape:
+        command += ["--shape", ",".join(map(str, options.shape))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else None
 
@@ -143,15 +163,20 @@ def machine(options) -> dict:
     if options.device == "cuda":
         card = torch.cuda.get_device_properties(torch.cuda.current_device())
         gpu = f"{card.name}, sm_{card.major}{card.minor}, CUDA {torch.version.cuda}"
-    model = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
+    info = {}
+    for line in reversed(Path("/proc/cpuinfo").read_text().splitlines()):
+        key, _, value = line.partition(":")
+        info[key.strip()] = value.strip()
+    model = info.get("model name", platform.processor())
+    if "cpu family" in info:
+        model += f" (family {info['cpu family']}, model {info.get('model')})"
+    flags = info.get("flags", "").split()
+    known = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX512-BF16"}
+    isa = ", ".join(name for flag, name in known.items() if flag in flags)
     return {
         "gpu": gpu,
         "cpu": model,
-        "isa": torch.backends.cpu.get_cpu_capability(),
+        "isa": isa or platform.machine(),
         "threads": options.threads,
         "torch": torch.__version__,
         "system": platform.platform(),
@@ -172,7 +197,7 @@ def report(results: dict, console: Console) -> None:
     for (op, shape, mode, dtype), rows in groups.items():
         table = Table(title=f"{op}, {mode}, {dtype}: {shape}", title_justify="left")
         table.add_column("provider")
-        for column in ("median ms", "ggnet = 1", "GFLOP/s", "peak extra MB"):
+        for column in ("median ms", "ggnet = 1", "GFLOP/s", "GB/s", "peak extra MB"):
             table.add_column(column, justify="right")
         own = next((row["seconds"] for row in rows if row["provider"] == "ggnet"), None)
         for row in sorted(rows, key=lambda row: row["seconds"]):
@@ -182,6 +207,7 @@ def report(results: dict, console: Console) -> None:
                 f"{row['seconds'] * 1e3:.2f}",
                 f"{row['seconds'] / own:.2f}" if own else "",
                 f"{row['gflops']:.0f}" if row["gflops"] else "",
+                f"{row['gbs']:.1f}" if row["gbs"] else "",
                 "" if extra is None else f"{extra / 1e6:.0f}",
             )
         console.print(table)

@@ -4,9 +4,11 @@ A provider is a function that takes the inputs and returns a callable without ar
 that is timed; it raises `Missing` with a reason where it cannot run here.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -61,7 +63,9 @@ class Case:
     make: Callable[[torch.dtype], Inputs]
     providers: dict[str, Callable[[Inputs], Callable[[], Tensor]]]
     flops: float = 0.0  # of the forward; a backward does twice as many
-    bytes: Callable[[int], float] = lambda element: 0.0  # compulsory traffic of the forward
+    # Compulsory traffic of the forward, and of forward and backward, for a size of element.
+    bytes: Callable[[int], float] = lambda element: 0.0
+    full_bytes: Callable[[int], float] = lambda element: 0.0
     differentiable: bool = True
 
 
@@ -227,7 +231,7 @@ def _openvino(i: Inputs, pad: int):
     except ImportError as error:
         raise Missing(f"pip install openvino ({error})") from None
     data, offset, weight, mask = _operands(i)
-    inputs = [opset8.parameter(a.shape, dtype="f32") for a in (data, offset, mask)]
+    inputs = [opset8.parameter(a.shape, dtype=np.float32) for a in (data, offset, mask)]
     node = opset8.deformable_convolution(
         inputs[0], inputs[1], opset8.constant(weight), [1, 1], [pad, pad], [pad, pad], [1, 1],
         mask=inputs[2], bilinear_interpolation_pad=True,
@@ -304,6 +308,7 @@ def loss(batch: int, verbs: int, size: int) -> Case:
             "torch eager": lambda i: lambda: reference.hna_loss(i["logits"], i["target"]),
         },
         bytes=lambda e: 2.0 * e * cells,
+        full_bytes=lambda e: 3.0 * e * cells,
     )
 
 
@@ -376,11 +381,30 @@ def decode(batch: int, verbs: int, objects: int, size: int, k: int) -> Case:
     )
 
 
-CASES = {
-    "actpoint": lambda: deformable("actpoint_aggregate", 1, 256, 256, 128, 5),
-    "actpoint-demo": lambda: deformable("actpoint_aggregate", 16, 32, 32, 32, 5),
-    "deform3x3": lambda: deformable("deform_conv2d", 1, 64, 64, 128, 3),
-    "hna_loss": lambda: loss(4, 117, 128),
-    "topk_peaks": lambda: peaks(1, 117, 128, 100),
-    "decode_hoi": lambda: decode(8, 117, 80, 128, 100),
+def actpoint(batch: int, channels: int, outputs: int, size: int, kernel: int) -> Case:
+    return deformable("actpoint_aggregate", batch, channels, outputs, size, kernel)
+
+
+def deform(batch: int, channels: int, outputs: int, size: int, kernel: int) -> Case:
+    return deformable("deform_conv2d", batch, channels, outputs, size, kernel)
+
+
+# What makes a case, and its shape unless --shape says another.
+CASES: dict[str, tuple[Callable[..., Case], tuple[int, ...]]] = {
+    "actpoint": (actpoint, (1, 256, 256, 128, 5)),
+    "actpoint-demo": (actpoint, (16, 32, 32, 32, 5)),
+    "deform3x3": (deform, (1, 64, 64, 128, 3)),
+    "hna_loss": (loss, (4, 117, 128)),
+    "topk_peaks": (peaks, (1, 117, 128, 100)),
+    "decode_hoi": (decode, (8, 117, 80, 128, 100)),
 }
+
+
+def fields(name: str) -> list[str]:
+    """What the numbers of a case's shape mean."""
+    return list(inspect.signature(CASES[name][0]).parameters)
+
+
+def case(name: str, shape: tuple[int, ...] | None = None) -> Case:
+    function, usual = CASES[name]
+    return function(*(shape or usual))

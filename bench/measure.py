@@ -63,6 +63,20 @@ def interleave(
     return times
 
 
+def with_threads(run: Callable[[], float], count: int) -> Callable[[], float]:
+    """The same measurement with another number of threads."""
+
+    def measured() -> float:
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            return run()
+        finally:
+            torch.set_num_threads(before)
+
+    return measured
+
+
 def median(values: list[float]) -> float:
     return statistics.median(values)
 

@@ -8,6 +8,7 @@
 #include "actpoint.h"
 
 #pragma GCC target("avx2,fma,f16c")
+#define GGNET_F16C
 #define GGNET_ISA avx2
 #define GGNET_VECTOR_BYTES 32
 #define GGNET_GEMM_ROWS 6

@@ -12,7 +12,10 @@
 #else
 #pragma GCC target( \
     "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c,prefer-vector-width=512")
+#define GGNET_AVX512F
+#define GGNET_AVX512_BF16
 #endif
+#define GGNET_F16C
 #define GGNET_ISA avx512_bf16
 #define GGNET_VECTOR_BYTES 64
 #define GGNET_GEMM_ROWS 12

@@ -11,7 +11,9 @@
 #pragma GCC target("avx2,fma,f16c")
 #else
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,prefer-vector-width=512")
+#define GGNET_AVX512F
 #endif
+#define GGNET_F16C
 #define GGNET_ISA avx512
 #define GGNET_VECTOR_BYTES 64
 #define GGNET_GEMM_ROWS 12

@@ -6,6 +6,9 @@
 // everything here and in the kernels is inside namespace GGNET_ISA, and standard headers come
 // before the target is set (a standard inline function compiled for AVX-512 could otherwise be the
 // copy that the linker keeps for everyone).
+//
+// GGNET_F16C, GGNET_AVX512F and GGNET_AVX512_BF16 say which intrinsics may be used. The compiler's
+// own macros don't: g++ 12 reads the whole file before it obeys a `#pragma GCC target`.
 #pragma once
 
 #ifndef GGNET_ISA
@@ -92,6 +95,9 @@ GGNET_INLINE Vec<float, N> bf16_to_float(Vec<u16, N> v) {
 
 template <int N>
 GGNET_INLINE Vec<u16, N> float_to_bf16(Vec<float, N> v) {  // nearest even
+#ifdef GGNET_AVX512_BF16
+  if constexpr (N == 16) return (Vec<u16, N>)_mm512_cvtneps_pbh((__m512)v);
+#endif
   const auto u = bit_cast<Vec<u32, N>>(v);
   const Vec<u32, N> rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   const Vec<u32, N> nan = (u >> 16) | 0x40u;
@@ -101,10 +107,10 @@ GGNET_INLINE Vec<u16, N> float_to_bf16(Vec<float, N> v) {  // nearest even
 
 template <int N>
 GGNET_INLINE Vec<float, N> f16_to_float(Vec<u16, N> v) {
-#ifdef __F16C__
+#ifdef GGNET_F16C
   if constexpr (N == 8) return (Vec<float, N>)_mm256_cvtph_ps((__m128i)v);
 #endif
-#ifdef __AVX512F__
+#ifdef GGNET_AVX512F
   if constexpr (N == 16) return (Vec<float, N>)_mm512_cvtph_ps((__m256i)v);
 #endif
   const auto h = __builtin_convertvector(v, Vec<u32, N>);
@@ -118,10 +124,10 @@ GGNET_INLINE Vec<float, N> f16_to_float(Vec<u16, N> v) {
 
 template <int N>
 GGNET_INLINE Vec<u16, N> float_to_f16(Vec<float, N> v) {  // nearest even
-#ifdef __F16C__
+#ifdef GGNET_F16C
   if constexpr (N == 8) return (Vec<u16, N>)_mm256_cvtps_ph((__m256)v, 0);
 #endif
-#ifdef __AVX512F__
+#ifdef GGNET_AVX512F
   if constexpr (N == 16) return (Vec<u16, N>)_mm512_cvtps_ph((__m512)v, 0);
 #endif
   const auto u = bit_cast<Vec<u32, N>>(v);
@@ -289,7 +295,7 @@ GGNET_INLINE V sigmoid(V x) {
 // acc + the products of neighbouring pairs: a and b hold 2N bf16.
 template <int N>
 GGNET_INLINE Vec<float, N> dot_bf16(Vec<float, N> acc, Vec<u32, N> a, Vec<u32, N> b) {
-#ifdef __AVX512BF16__
+#ifdef GGNET_AVX512_BF16
   static_assert(N == 16);
   return (Vec<float, N>)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
 #else

@@ -1,0 +1,159 @@
+"""The table of README.md and the picture docs/bench-cpu.png, from a results file of the driver."""
+
+import re
+from pathlib import Path
+
+from ggnet.io import atomic_write
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- python -m bench --publish: begin -->", "<!-- end -->"
+PEERS = {  # provider -> heading
+    "ggnet, 1 thread": "ggnet, 1 thread",
+    "dense conv2d": "dense conv.",
+    "openvino": "OpenVINO",
+    "onnxruntime": "ONNX Runtime",
+    "torchvision": "torchvision",
+    "torch.compile": "torch.compile",
+    "torch eager": "torch eager",
+}
+ACTPOINT = "1x256x128x128, 256 outputs, 25 points"  # the shape that the goals speak of
+
+# What the CPU kernels are to reach: text, (op, mode, dtype), what is divided by what, at most. The
+# divisor is a provider of the same case, or a key of ceilings; None: extra memory in MB.
+_FORWARD, _FULL = "actpoint_aggregate forward float32", "actpoint_aggregate full float32"
+GOALS = [
+    ("ActPoints forward : OpenVINO", _FORWARD, "openvino", 1.10),
+    ("ActPoints forward : dense 5x5 conv.", _FORWARD, "dense conv2d", 1.25),
+    ("ActPoints full : torchvision", _FULL, "torchvision", 1 / 8),
+    ("ActPoints full : dense 5x5 conv.", _FULL, "dense conv2d", 1.5),
+    ("ActPoints bfloat16 : float32", "actpoint_aggregate forward bfloat16", "float32", 0.65),
+    ("ActPoints forward, extra MB", _FORWARD, None, 48.0),
+    ("ActPoints full, extra MB", _FULL, None, 160.0),
+    ("ActPoints forward, 2 threads : 1", _FORWARD, "ggnet, 1 thread", 1 / 1.8),
+    ("ActPoints full, 2 threads : 1", _FULL, "ggnet, 1 thread", 1 / 1.8),
+    ("deform_conv2d forward : torchvision", "deform_conv2d forward float32", "torchvision", 1 / 4),
+    ("deform_conv2d full : torchvision", "deform_conv2d full float32", "torchvision", 1 / 6),
+    ("hna_loss full : torch.compile", "hna_loss full float32", "torch.compile", 1 / 4),
+    ("hna_loss full : copy of its bytes", "hna_loss full float32", "copy", 4.0),
+    ("topk_peaks : torch eager", "topk_peaks forward float32", "torch eager", 1 / 30),
+    ("decode_hoi : loop over images", "decode_hoi forward float32", "torch eager", 1 / 10),
+]  # fmt: skip
+
+
+def publish(results: dict) -> None:
+    readme = ROOT / "README.md"
+    text, found = re.subn(
+        f"(?<={re.escape(BEGIN)}\n).*?(?={re.escape(END)})",
+        lambda _: markdown(results),
+        readme.read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
+    if found != 1:
+        raise SystemExit(f"{readme} has {found} places between '{BEGIN}' and '{END}', expected one")
+    with atomic_write(readme, "w") as file:
+        file.write(text)
+    draw(results, ROOT / "docs/bench-cpu.png")
+
+
+def cases(results: dict) -> dict[tuple, dict[str, dict]]:
+    """(op, shape, mode, dtype) -> provider -> row, where ggnet was measured."""
+    groups: dict[tuple, dict[str, dict]] = {}
+    for row in results["rows"]:
+        key = (row["op"], row["shape"], row["mode"], row["dtype"])
+        groups.setdefault(key, {})[row["provider"]] = row
+    return {key: rows for key, rows in groups.items() if "ggnet" in rows}
+
+
+def markdown(results: dict) -> str:
+    m, c = results["machine"], results["ceilings"]
+    lines = [
+        f"{m['cpu']}, {m['isa']}, {m['threads']} threads, torch {m['torch']}. Medians of",
+        "interleaved rounds; *full* is forward and backward. The peers' columns say how many times",
+        "ggnet's time they take (below 1: faster than ggnet). In the same run a large product",
+        f"reached {c['gemm_gflops']:.0f} GFLOP/s, a large copy {c['copy_gbs']:.1f} GB/s.",
+        "",
+        "| | ggnet, ms | rate | extra MB | " + " | ".join(PEERS.values()) + " |",
+        "|---|" + "---:|" * (3 + len(PEERS)),
+    ]
+    for (op, shape, mode, dtype), rows in cases(results).items():
+        own = rows["ggnet"]
+        rate = f"{own['gflops']:.0f} GFLOP/s" if own["gflops"] else ""
+        if not rate and own["gbs"]:
+            rate = f"{own['gbs']:.1f} GB/s"
+        cells = [f"`{op}` {shape}, {mode}, {dtype}", milliseconds(own["seconds"]), rate]
+        cells.append("" if own.get("extra_bytes") is None else f"{own['extra_bytes'] / 1e6:.0f}")
+        for peer in PEERS:
+            ratio = rows[peer]["seconds"] / own["seconds"] if peer in rows else None
+            cells.append("" if ratio is None else f"{ratio:.3g}")
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "| ggnet : peer, or ggnet | goal, at most | measured | |", "|---|---:|---:|---|"]
+    for name, limit, value in goals(results):
+        lines.append(
+            f"| {name} | {limit:.3g} | {value:.3g} | {'' if value <= limit else 'missed'} |"
+        )
+    return "\n".join(["", *lines, "", ""])
+
+
+def goals(results: dict) -> list[tuple[str, float, float]]:
+    """Name, limit and measured value of each goal whose rows are there."""
+    found = {}
+    for (op, shape, mode, dtype), rows in cases(results).items():
+        if op != "actpoint_aggregate" or shape == ACTPOINT:
+            found[f"{op} {mode} {dtype}"] = rows
+    out = []
+    for name, key, other, limit in GOALS:
+        rows = found.get(key, {})
+        own = rows.get("ggnet")
+        if own is None:
+            continue
+        if other is None:
+            value = None if own.get("extra_bytes") is None else own["extra_bytes"] / 1e6
+        elif other == "copy":
+            value = results["ceilings"]["copy_gbs"] / own["gbs"]
+        elif other == "float32":
+            rows = found.get(key.replace("bfloat16", "float32"), {})
+            value = own["seconds"] / rows["ggnet"]["seconds"] if rows else None
+        else:
+            value = own["seconds"] / rows[other]["seconds"] if other in rows else None
+        if value is not None:
+            out.append((name, limit, value))
+    return out
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g}" if seconds < 0.1 else f"{seconds * 1e3:.0f}"
+
+
+def draw(results: dict, path: Path) -> None:
+    """How many times ggnet's time the peers take, on a logarithmic axis."""
+    from matplotlib.figure import Figure
+
+    groups = {key: rows for key, rows in cases(results).items() if len(rows) > 1}
+    bars = [(key, peer) for key, rows in groups.items() for peer in PEERS if peer in rows]
+    figure = Figure(figsize=(9, 0.22 * len(bars) + 0.34 * len(groups) + 0.8), layout="constrained")
+    axes = figure.subplots()
+    names = list(PEERS)
+    at, ticks, labels = 0.0, [], []
+    for (op, _, mode, dtype), rows in groups.items():
+        first = at
+        for peer in (p for p in names if p in rows):
+            ratio = rows[peer]["seconds"] / rows["ggnet"]["seconds"]
+            # From 1 outwards: to the right what is slower than ggnet, to the left what is faster.
+            axes.barh(at, ratio - 1, left=1, height=0.8, color=f"C{names.index(peer)}")
+            side = 3 if ratio >= 1 else -3
+            axes.annotate(
+                f"{PEERS[peer]}  {ratio:.3g}", (ratio, at), (side, 0), textcoords="offset points",
+                va="center", ha="left" if side > 0 else "right", fontsize=7,
+            )  # fmt: skip
+            at += 1
+        ticks.append((first + at - 1) / 2)
+        labels.append(f"{op}\n{mode}, {dtype}\n{rows['ggnet']['seconds'] * 1e3:.3g} ms")
+        at += 1.5
+    axes.set_xscale("log")
+    axes.set_xlim(0.4, axes.get_xlim()[1] * 3)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_yticks(ticks, labels, fontsize=8)
+    axes.invert_yaxis()
+    m = results["machine"]
+    axes.set_xlabel(f"time / ggnet's time ({m['cpu']}, {m['threads']} threads)")
+    figure.savefig(path, dpi=130)
