@@ -51,6 +51,9 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=60.0, help="seconds for one comparison")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--out", type=Path, default=Path("bench/results/last.json"))
+    parser.add_argument(
+        "--append", action="store_true", help="keep other rows of --out, and memory"
+    )
     parser.add_argument("--report", type=Path, help="print this results file and stop")
     parser.add_argument("--publish", type=Path, help="table and picture of this file, and stop")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # one measurement, in a child
@@ -79,16 +82,32 @@ def main() -> int:
         report(json.loads(options.report.read_text()), console)
         return 0
     results = {"machine": machine(options), "ceilings": measure.ceilings(), "rows": []}
+    kept = []
+    if options.append and options.out.exists():
+        earlier = json.loads(options.out.read_text())
+        if earlier["machine"] != results["machine"]:
+            parser.error(f"--append: {options.out} was measured on another machine or torch")
+        kept = earlier["rows"]
+        for name, value in earlier["ceilings"].items():
+            results["ceilings"][name] = max(value, results["ceilings"][name])
     for op in options.op:
         for dtype in options.dtype:
             for mode in options.mode:
-                rows = compare(op, mode, dtype, options, console)
-                results["rows"].extend(rows)
+                results["rows"].extend(compare(op, mode, dtype, options, console))
+                rows = {_key(row): row for row in kept}
+                for row in results["rows"]:
+                    memory = rows.get(_key(row), {}).get("extra_bytes")
+                    rows[_key(row)] = {"extra_bytes": memory, **row} if memory else row
+                options.out.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_write(options.out, "w") as file:
-                    json.dump(results, file, indent=1)
+                    json.dump({**results, "rows": list(rows.values())}, file, indent=1)
     report(results, console)
     console.print(f"written to {options.out}")
     return 0
+
+
+def _key(row: dict) -> tuple:
+    return tuple(row[name] for name in ("op", "shape", "mode", "dtype", "provider"))
 
 
 def prepare(op: str, mode: str, dtype: str, name: str, shape: tuple[int, ...] | None = None):
@@ -179,7 +198,7 @@ def machine(options) -> dict:
         "isa": isa or platform.machine(),
         "threads": options.threads,
         "torch": torch.__version__,
-        "system": platform.platform(),
+        "system": f"{platform.system()}-{platform.machine()}",
     }
 
 
