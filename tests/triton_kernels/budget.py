@@ -2,8 +2,8 @@
 
     make triton-budget
 
-rewrites tests/budget/triton.json, which test_budget.py compares with. Numbers are of one version of
-Triton: they show what a change did to a kernel; they are not times.
+rewrites tests/budget/triton.json, which test_machine_code.py compares with. Numbers are of one
+version of Triton: they show what a change did to a kernel; they are not times.
 """
 
 import json
