@@ -47,6 +47,11 @@ def main() -> int:
     parser.add_argument("--provider", nargs="+", help="default: all that are installed")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="count CPU time: for a busy machine, with --threads 1",
+    )
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--budget", type=float, default=60.0, help="seconds for one comparison")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
@@ -60,6 +65,10 @@ def main() -> int:
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU")
+    if options.cpu_time:
+        if options.threads != 1 or options.device != "cpu":
+            parser.error("--cpu-time: only with --threads 1 on a CPU")
+        measure.count_cpu_time()
     if options.shape and (len(options.op) != 1 or len(options.shape) != len(fields(options.op[0]))):
         parser.error(
             f"--shape {','.join(map(str, options.shape))}: wants one --op and its numbers, "
@@ -136,7 +145,7 @@ def compare(op: str, mode: str, dtype: str, options, console: Console) -> list[d
         try:
             _, steps[name] = prepare(op, mode, dtype, name, options.shape)
             steps[name]()
-        except (Missing, RuntimeError) as error:
+        except Exception as error:  # of whatever kind a peer raises: the others go on
             how = "skipped" if isinstance(error, Missing) else "fails"
             console.print(f"{of.name} {mode} {dtype}: {name} {how}: {error}", style="dim")
             steps.pop(name, None)
@@ -197,6 +206,7 @@ def machine(options) -> dict:
         "cpu": model,
         "isa": isa or platform.machine(),
         "threads": options.threads,
+        "clock": "CPU time" if options.cpu_time else "wall time",
         "torch": torch.__version__,
         "system": f"{platform.system()}-{platform.machine()}",
     }

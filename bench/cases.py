@@ -264,7 +264,9 @@ def _onnxruntime(i: Inputs, pad: int):
     values = [
         helper.make_tensor_value_info(k, TensorProto.FLOAT, v.shape) for k, v in feeds.items()
     ]
-    out = helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)
+    out = helper.make_tensor_value_info(
+        "Y", TensorProto.FLOAT, [data.shape[0], weight.shape[0], *offset.shape[2:]]
+    )
     node = helper.make_node(
         "DeformConv", list(feeds), ["Y"], pads=[pad] * 4, kernel_shape=list(weight.shape[2:])
     )

@@ -67,9 +67,10 @@ def cases(results: dict) -> dict[tuple, dict[str, dict]]:
 def markdown(results: dict) -> str:
     m, c = results["machine"], results["ceilings"]
     lines = [
-        f"{m['cpu']}, {m['isa']}, {m['threads']} threads, torch {m['torch']}. Medians of",
-        "interleaved rounds; *full* is forward and backward. The peers' columns say how many times",
-        "ggnet's time they take (below 1: faster than ggnet). In the same run a large product",
+        f"{m['cpu']}, {m['isa']}, threads: {m['threads']}, torch {m['torch']}.",
+        f"Medians of interleaved rounds, in {m['clock']}; *full* is forward and backward. The",
+        "peers' columns say how many times ggnet's time they take (below 1: faster than ggnet). In",
+        "the same run a large product",
         f"reached {c['gemm_gflops']:.0f} GFLOP/s, a large copy {c['copy_gbs']:.1f} GB/s.",
         "",
         "| | ggnet, ms | rate | extra MB | " + " | ".join(PEERS.values()) + " |",
@@ -155,5 +156,5 @@ def draw(results: dict, path: Path) -> None:
     axes.set_yticks(ticks, labels, fontsize=8)
     axes.invert_yaxis()
     m = results["machine"]
-    axes.set_xlabel(f"time / ggnet's time ({m['cpu']}, {m['threads']} threads)")
+    axes.set_xlabel(f"time / ggnet's time ({m['cpu']}, threads: {m['threads']})")
     figure.savefig(path, dpi=130)

@@ -20,7 +20,7 @@ def results(ggnet, dense, extra):
         "gbs": 1.0,
     }
     return {
-        "machine": {"cpu": "CPU", "isa": "AVX2", "threads": 2, "torch": "2"},
+        "machine": {"cpu": "CPU", "isa": "AVX2", "threads": 2, "torch": "2", "clock": "wall time"},
         "ceilings": {"gemm_gflops": 200.0, "copy_gbs": 10.0},
         "rows": [
             {**common, "provider": "ggnet", "seconds": ggnet, "extra_bytes": extra},
