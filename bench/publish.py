@@ -1,4 +1,4 @@
-"""The table of README.md and the picture docs/bench-cpu.png, from a results file of the driver."""
+"""The tables of README.md and the picture docs/bench-cpu.png, from results files of the driver."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 from ggnet.io import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- python -m bench --publish: begin -->", "<!-- end -->"
+BEGIN = {kind: f"<!-- python -m bench --publish, {kind}: begin -->" for kind in ("cpu", "gpu")}
+END = "<!-- end -->"
 PEERS = {  # provider -> heading
+    "triton": "Triton",
     "ggnet, 1 thread": "ggnet, 1 thread",
     "dense conv2d": "dense conv.",
     "openvino": "OpenVINO",
@@ -42,17 +44,21 @@ GOALS = [
 
 def publish(results: dict) -> None:
     readme = ROOT / "README.md"
+    kind = "gpu" if results["machine"].get("gpu") else "cpu"
     text, found = re.subn(
-        f"(?<={re.escape(BEGIN)}\n).*?(?={re.escape(END)})",
+        f"(?<={re.escape(BEGIN[kind])}\n).*?(?={re.escape(END)})",
         lambda _: markdown(results),
         readme.read_text(encoding="utf-8"),
         flags=re.DOTALL,
     )
     if found != 1:
-        raise SystemExit(f"{readme} has {found} places between '{BEGIN}' and '{END}', expected one")
+        raise SystemExit(
+            f"{readme} has {found} places between '{BEGIN[kind]}' and '{END}', expected one"
+        )
     with atomic_write(readme, "w") as file:
         file.write(text)
-    draw(results, ROOT / "docs/bench-cpu.png")
+    if kind == "cpu":
+        draw(results, ROOT / "docs/bench-cpu.png")
 
 
 def cases(results: dict) -> dict[tuple, dict[str, dict]]:
@@ -66,15 +72,18 @@ def cases(results: dict) -> dict[tuple, dict[str, dict]]:
 
 def markdown(results: dict) -> str:
     m, c = results["machine"], results["ceilings"]
+    found = {row["provider"] for row in results["rows"]}
+    peers = {name: heading for name, heading in PEERS.items() if name in found}
+    where = m.get("gpu") or f"{m['cpu']}, {m['isa']}, threads: {m['threads']}"
     lines = [
-        f"{m['cpu']}, {m['isa']}, threads: {m['threads']}, torch {m['torch']}.",
+        f"{where}, torch {m['torch']}.",
         f"Medians of interleaved rounds, in {m['clock']}; *full* is forward and backward. The",
         "peers' columns say how many times ggnet's time they take (below 1: faster than ggnet). In",
         "the same run a large product",
         f"reached {c['gemm_gflops']:.0f} GFLOP/s, a large copy {c['copy_gbs']:.1f} GB/s.",
         "",
-        "| | ggnet, ms | rate | extra MB | " + " | ".join(PEERS.values()) + " |",
-        "|---|" + "---:|" * (3 + len(PEERS)),
+        "| | ggnet, ms | rate | extra MB | " + " | ".join(peers.values()) + " |",
+        "|---|" + "---:|" * (3 + len(peers)),
     ]
     for (op, shape, mode, dtype), rows in cases(results).items():
         own = rows["ggnet"]
@@ -83,12 +92,15 @@ def markdown(results: dict) -> str:
             rate = f"{own['gbs']:.1f} GB/s"
         cells = [f"`{op}` {shape}, {mode}, {dtype}", milliseconds(own["seconds"]), rate]
         cells.append("" if own.get("extra_bytes") is None else f"{own['extra_bytes'] / 1e6:.0f}")
-        for peer in PEERS:
+        for peer in peers:
             ratio = rows[peer]["seconds"] / own["seconds"] if peer in rows else None
             cells.append("" if ratio is None else f"{ratio:.3g}")
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "| ggnet : peer, or ggnet | goal, at most | measured | |", "|---|---:|---:|---|"]
-    for name, limit, value in goals(results):
+    judged = [] if m.get("gpu") else goals(results)
+    if judged:
+        lines += ["", "| ggnet : peer, or ggnet | goal, at most | measured | |"]
+        lines += ["|---|---:|---:|---|"]
+    for name, limit, value in judged:
         lines.append(
             f"| {name} | {limit:.3g} | {value:.3g} | {'' if value <= limit else 'missed'} |"
         )
