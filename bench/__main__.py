@@ -2,12 +2,11 @@
 
     python -m bench                                    everything, as in the README
     python -m bench --op actpoint --mode full --dtype float32 --provider ggnet torchvision
-
     python -m bench --op actpoint --shape 2,64,64,96,3
 
 Peers that are not installed are skipped, with the reason. On a CPU, ggnet is measured with one
 thread as well. Results go to a JSON file with the machine's description; `--report FILE` prints one
-again, and `--publish FILE` makes from it the table of README.md and docs/bench-cpu.png.
+again, and `--publish FILE...` makes the tables of README.md and docs/bench-cpu.png.
 """
 
 import argparse
@@ -60,7 +59,7 @@ def main() -> int:
         "--append", action="store_true", help="keep other rows of --out, and memory"
     )
     parser.add_argument("--report", type=Path, help="print this results file and stop")
-    parser.add_argument("--publish", type=Path, help="table and picture of this file, and stop")
+    parser.add_argument("--publish", nargs="+", type=Path, help="tables and picture, and stop")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # one measurement, in a child
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -85,31 +84,34 @@ def main() -> int:
         print(measure.peak_memory(prepare(*where)[1]))
         return 0
     if options.publish:
-        publish.publish(json.loads(options.publish.read_text()))
+        publish.publish([json.loads(path.read_text()) for path in options.publish])
         return 0
     if options.report:
         report(json.loads(options.report.read_text()), console)
         return 0
     results = {"machine": machine(options), "ceilings": measure.ceilings(), "rows": []}
-    kept = []
+    kept, known = [], {}
     if options.append and options.out.exists():
         earlier = json.loads(options.out.read_text())
         if earlier["machine"] != results["machine"]:
             parser.error(f"--append: {options.out} was measured on another machine or torch")
         kept = earlier["rows"]
+        known = {_key(row): row.get("extra_bytes") for row in kept}
         for name, value in earlier["ceilings"].items():
             results["ceilings"][name] = max(value, results["ceilings"][name])
     for op in options.op:
         for dtype in options.dtype:
             for mode in options.mode:
                 results["rows"].extend(compare(op, mode, dtype, options, console))
-                rows = {_key(row): row for row in kept}
+                # A case is replaced as a whole: ratios are of one run's rounds only.
+                new = {_key(row)[:-1] for row in results["rows"]}
+                rows = [row for row in kept if _key(row)[:-1] not in new]
                 for row in results["rows"]:
-                    memory = rows.get(_key(row), {}).get("extra_bytes")
-                    rows[_key(row)] = {"extra_bytes": memory, **row} if memory else row
+                    memory = known.get(_key(row))
+                    rows.append({"extra_bytes": memory, **row} if memory else row)
                 options.out.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_write(options.out, "w") as file:
-                    json.dump({**results, "rows": list(rows.values())}, file, indent=1)
+                    json.dump({**results, "rows": rows}, file, indent=1)
     report(results, console)
     console.print(f"written to {options.out}")
     return 0

@@ -42,23 +42,23 @@ GOALS = [
 ]  # fmt: skip
 
 
-def publish(results: dict) -> None:
-    readme = ROOT / "README.md"
-    kind = "gpu" if results["machine"].get("gpu") else "cpu"
-    text, found = re.subn(
-        f"(?<={re.escape(BEGIN[kind])}\n).*?(?={re.escape(END)})",
-        lambda _: markdown(results),
-        readme.read_text(encoding="utf-8"),
-        flags=re.DOTALL,
-    )
-    if found != 1:
-        raise SystemExit(
-            f"{readme} has {found} places between '{BEGIN[kind]}' and '{END}', expected one"
-        )
-    with atomic_write(readme, "w") as file:
-        file.write(text)
-    if kind == "cpu":
-        draw(results, ROOT / "docs/bench-cpu.png")
+def publish(files: list[dict]) -> None:
+    """Tables of the files, CPUs and GPUs each in a place; a picture of the first CPU."""
+    path = ROOT / "README.md"
+    readme = path.read_text(encoding="utf-8")
+    for kind, begin in BEGIN.items():
+        of_kind = [f for f in files if bool(f["machine"].get("gpu")) == (kind == "gpu")]
+        if not of_kind:
+            continue
+        text = f"{begin}\n" + "\n".join(map(markdown, of_kind)) + END
+        pattern = f"{re.escape(begin)}.*?{re.escape(END)}"
+        readme, found = re.subn(pattern, lambda _, text=text: text, readme, flags=re.DOTALL)
+        if found != 1:
+            raise SystemExit(f"{path} has {found} places between '{begin}' and '{END}', expected 1")
+        if kind == "cpu":
+            draw(of_kind[0], ROOT / "docs/bench-cpu.png")
+    with atomic_write(path, "w") as file:
+        file.write(readme)
 
 
 def cases(results: dict) -> dict[tuple, dict[str, dict]]:
@@ -78,9 +78,8 @@ def markdown(results: dict) -> str:
     lines = [
         f"{where}, torch {m['torch']}.",
         f"Medians of interleaved rounds, in {m['clock']}; *full* is forward and backward. The",
-        "peers' columns say how many times ggnet's time they take (below 1: faster than ggnet). In",
-        "the same run a large product",
-        f"reached {c['gemm_gflops']:.0f} GFLOP/s, a large copy {c['copy_gbs']:.1f} GB/s.",
+        "peers' columns say how many times ggnet's time they take (below 1: faster than ggnet). A",
+        f"large product reached {c['gemm_gflops']:.0f} GFLOP/s, a copy {c['copy_gbs']:.1f} GB/s.",
         "",
         "| | ggnet, ms | rate | extra MB | " + " | ".join(peers.values()) + " |",
         "|---|" + "---:|" * (3 + len(peers)),
@@ -147,20 +146,20 @@ def draw(results: dict, path: Path) -> None:
     axes = figure.subplots()
     names = list(PEERS)
     at, ticks, labels = 0.0, [], []
-    for (op, _, mode, dtype), rows in groups.items():
+    for (op, shape, mode, dtype), rows in groups.items():
+        size, milli = shape.partition(",")[0], milliseconds(rows["ggnet"]["seconds"])
         first = at
         for peer in (p for p in names if p in rows):
             ratio = rows[peer]["seconds"] / rows["ggnet"]["seconds"]
             # From 1 outwards: to the right what is slower than ggnet, to the left what is faster.
             axes.barh(at, ratio - 1, left=1, height=0.8, color=f"C{names.index(peer)}")
-            side = 3 if ratio >= 1 else -3
             axes.annotate(
-                f"{PEERS[peer]}  {ratio:.3g}", (ratio, at), (side, 0), textcoords="offset points",
-                va="center", ha="left" if side > 0 else "right", fontsize=7,
+                f"{PEERS[peer]}  {ratio:.3g}", (max(ratio, 1), at), (3, 0), fontsize=7,
+                textcoords="offset points", va="center",
             )  # fmt: skip
             at += 1
         ticks.append((first + at - 1) / 2)
-        labels.append(f"{op}\n{mode}, {dtype}\n{rows['ggnet']['seconds'] * 1e3:.3g} ms")
+        labels.append(f"{op} {size}\n{mode}, {dtype}\n{milli} ms")
         at += 1.5
     axes.set_xscale("log")
     axes.set_xlim(0.4, axes.get_xlim()[1] * 3)
