@@ -169,9 +169,11 @@ def compare(op: str, mode: str, dtype: str, options, console: Console) -> list[d
             "gflops": work * of.flops / seconds / 1e9,
             "gbs": traffic(DTYPES[dtype].itemsize) / seconds / 1e9,
         }
-        if measure.on_gpu():  # torch counts; a process's memory needs one of its own
+        if options.no_memory or name == ONE_THREAD:
+            pass
+        elif measure.on_gpu():  # torch counts; a process's memory needs one of its own
             row["extra_bytes"] = measure.peak_memory(steps[name])
-        elif not options.no_memory and name != ONE_THREAD:
+        else:
             row["extra_bytes"] = memory_of(op, mode, dtype, name, options)
         rows.append(row)
     return rows
