@@ -27,6 +27,7 @@ STABLE_TORCH_LIBRARY(ggnet, m) {
       "hna_loss(Tensor logits, Tensor target, float alpha, float beta, float gamma, float eps, "
       "bool with_grad) -> (Tensor loss, Tensor grad)");
   m.def("hna_loss_backward(Tensor grad_loss, Tensor grad) -> Tensor");
+  m.def("hna_loss_backward_(Tensor grad_loss, Tensor(a!) grad) -> ()");
   m.def(
       "draw_heatmaps(Tensor centers, Tensor radii, Tensor signs, SymInt[] shape, "
       "float positive_factor, float negative_factor) -> Tensor");

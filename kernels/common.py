@@ -14,11 +14,11 @@ NAMESPACE = "ggnet_triton"
 INTERPRET: bool = triton.knobs.runtime.interpret  # TRITON_INTERPRET=1: kernels run on the CPU
 
 
-def operator(name: str) -> Callable:
+def operator(name: str, mutates: Sequence[str] = ()) -> Callable:
     """Register a function as the Triton implementation of the operator `ggnet::name`."""
     compiled = str(getattr(torch.ops.ggnet, name).default._schema)
     schema = compiled[compiled.index("(") :]
-    return torch.library.triton_op(f"{NAMESPACE}::{name}", mutates_args=(), schema=schema)
+    return torch.library.triton_op(f"{NAMESPACE}::{name}", mutates_args=mutates, schema=schema)
 
 
 # Under this name torch finds the kernels of an operator, whose text is part of its cache keys.

@@ -151,16 +151,24 @@ def hna_loss(
     return loss, grad
 
 
+def scale(grad_loss: Tensor, grad: Tensor, out: Tensor) -> None:
+    size = grad.numel()
+    if size > 0:
+        wrap_triton(scale_kernel)[(triton.cdiv(size, BLOCK),)](
+            grad, grad_loss, out, size, BLOCK=BLOCK
+        )
+
+
 @operator("hna_loss_backward")
 def hna_loss_backward(grad_loss: Tensor, grad: Tensor) -> Tensor:
-    size = grad.numel()
     scaled = _layout.gradient(grad, True)
-    if size > 0:
-        grad = grad.contiguous(memory_format=_layout.memory_format(grad))
-        wrap_triton(scale_kernel)[(triton.cdiv(size, BLOCK),)](
-            grad, grad_loss, scaled, size, BLOCK=BLOCK
-        )
+    scale(grad_loss, grad.contiguous(memory_format=_layout.memory_format(grad)), scaled)
     return scaled
+
+
+@operator("hna_loss_backward_", mutates=("grad",))
+def hna_loss_backward_(grad_loss: Tensor, grad: Tensor) -> None:
+    scale(grad_loss, grad, grad)
 
 
 register(NAMESPACE)

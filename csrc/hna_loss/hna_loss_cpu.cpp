@@ -187,6 +187,7 @@ double hna_loss_kernel(const T* logits, const M* target, T* grad, const HnaLossP
   return (0 - sum) * inverse_count;
 }
 
+// out = grad * factor; out may be grad.
 template <class T>
 void scale_kernel(const T* grad, T* out, int64_t n, double factor) {
   torch::stable::parallel_for(0, n, kChunk, [&](int64_t begin, int64_t end) {
@@ -221,20 +222,35 @@ std::tuple<Tensor, Tensor> hna_loss(Tensor logits, Tensor target, double alpha, 
   return {loss, grad};
 }
 
-Tensor hna_loss_backward(Tensor grad_loss, Tensor grad) {
-  check_grad_loss(grad_loss, grad);
-  double factor = 0;
+double read_scalar(const Tensor& grad_loss) {
+  double value = 0;
   with_type(grad_loss, "grad_loss", [&]<class T>(T*) {
-    factor = to_math(*static_cast<const T*>(grad_loss.const_data_ptr()));
+    value = to_math(*static_cast<const T*>(grad_loss.const_data_ptr()));
   });
-  const bool channels_last = is_channels_last(grad);
-  grad = with_layout(grad, channels_last);
-  const Tensor out = empty(grad.sizes(), grad, channels_last);
+  return value;
+}
+
+void scale(const Tensor& grad_loss, const Tensor& grad, const Tensor& out) {
+  const double factor = read_scalar(grad_loss);
   with_type(grad, "grad", [&]<class T>(T*) {
     scale_kernel(static_cast<const T*>(grad.const_data_ptr()),
                  static_cast<T*>(out.mutable_data_ptr()), grad.numel(), factor);
   });
+}
+
+Tensor hna_loss_backward(Tensor grad_loss, Tensor grad) {
+  check_grad_loss(grad_loss, grad);
+  const bool channels_last = is_channels_last(grad);
+  grad = with_layout(grad, channels_last);
+  const Tensor out = empty(grad.sizes(), grad, channels_last);
+  scale(grad_loss, grad, out);
   return out;
+}
+
+void hna_loss_backward_(Tensor grad_loss, Tensor grad) {
+  check_overwritten(grad_loss, grad);
+  // A loss that is not a term of another one: the gradient is what was stored.
+  if (read_scalar(grad_loss) != 1) scale(grad_loss, grad, grad);
 }
 
 }  // namespace
@@ -242,6 +258,7 @@ Tensor hna_loss_backward(Tensor grad_loss, Tensor grad) {
 STABLE_TORCH_LIBRARY_IMPL(ggnet, CPU, m) {
   m.impl("hna_loss", TORCH_BOX(&hna_loss));
   m.impl("hna_loss_backward", TORCH_BOX(&hna_loss_backward));
+  m.impl("hna_loss_backward_", TORCH_BOX(&hna_loss_backward_));
 }
 
 }  // namespace ggnet

@@ -35,19 +35,29 @@ std::tuple<Tensor, Tensor> hna_loss(Tensor logits, Tensor target, double alpha, 
   return {loss, grad};
 }
 
-Tensor hna_loss_backward(Tensor grad_loss, Tensor grad) {
-  const OnDevice device(grad);
-  check_grad_loss(grad_loss, grad);
+void scale(const OnDevice& device, Tensor grad_loss, const Tensor& grad, const Tensor& out) {
   if (grad_loss.scalar_type() != ScalarType::Float)
     grad_loss = torch::stable::to(grad_loss, ScalarType::Float);
-  const bool channels_last = is_channels_last(grad);
-  grad = with_layout(grad, channels_last);
-  const Tensor out = empty(grad.sizes(), grad, channels_last);
   with_device_type(grad, "grad", [&]<class T>(T*) {
     hna::hna_loss_backward(read<T>(grad), read<float>(grad_loss), write<T>(out), grad.numel(),
                            device.stream);
   });
+}
+
+Tensor hna_loss_backward(Tensor grad_loss, Tensor grad) {
+  const OnDevice device(grad);
+  check_grad_loss(grad_loss, grad);
+  const bool channels_last = is_channels_last(grad);
+  grad = with_layout(grad, channels_last);
+  const Tensor out = empty(grad.sizes(), grad, channels_last);
+  scale(device, grad_loss, grad, out);
   return out;
+}
+
+void hna_loss_backward_(Tensor grad_loss, Tensor grad) {
+  const OnDevice device(grad);
+  check_overwritten(grad_loss, grad);
+  scale(device, grad_loss, grad, grad);
 }
 
 }  // namespace
@@ -56,4 +66,5 @@ Tensor hna_loss_backward(Tensor grad_loss, Tensor grad) {
 STABLE_TORCH_LIBRARY_IMPL(ggnet, CUDA, m) {
   m.impl("hna_loss", TORCH_BOX(&ggnet::hna_loss));
   m.impl("hna_loss_backward", TORCH_BOX(&ggnet::hna_loss_backward));
+  m.impl("hna_loss_backward_", TORCH_BOX(&ggnet::hna_loss_backward_));
 }

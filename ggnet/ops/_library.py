@@ -17,6 +17,7 @@ SCHEMAS = (
     "deform_conv2d_backward",
     "hna_loss",
     "hna_loss_backward",
+    "hna_loss_backward_",
     "draw_heatmaps",
     "topk_peaks",
     "match_points",

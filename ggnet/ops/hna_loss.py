@@ -76,26 +76,59 @@ def _fake_backward(grad_loss, grad):
     return _layout.gradient(grad, True)
 
 
+def _fake_backward_(grad_loss, grad):
+    return None
+
+
 def _setup_context(ctx, inputs, output) -> None:
     ctx.with_grad = inputs[-1]
+    # Nothing flows back through the stored gradient, and no map of zeros is made to say so.
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1])
 
 
-def _backward(operator, ctx, grad_loss, grad_of_grad):
+def _backward(scaled, scale_, ctx, grad_loss, _):
     if not ctx.with_grad:
         raise RuntimeError(
             "torch.ops.ggnet.hna_loss was called with with_grad=False, so there is no gradient; "
             "call ggnet.ops.hna_loss, which asks for it when the logits require it"
         )
+    if grad_loss is None:
+        return (None,) * 7
     (grad,) = ctx.saved_tensors
-    return operator(grad_loss, grad), *[None] * 6
+    if torch.is_grad_enabled():  # create_graph: the operator refuses when it is differentiated
+        grad = scaled(grad_loss, grad.requires_grad_())
+    elif _may_overwrite(grad, grad_loss):
+        scale_(grad_loss, grad)
+    else:
+        grad = scaled(grad_loss, grad)
+    return grad, *[None] * 6
+
+
+def _may_overwrite(grad: Tensor, grad_loss: Tensor) -> bool:
+    """Whether this backward pass is the last to read the stored gradient and can scale it in place.
+
+    A graph that is kept (retain_graph) may be run again. Compilers, which pass subclasses of
+    Tensor, place results themselves and need an operator without side effects; so does vmap
+    (is_grads_batched), whose result is larger.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(grad) is Tensor
+        and not torch._C._functorch.is_batchedtensor(grad_loss)
+        and not torch._C._autograd._get_current_graph_task_keep_graph()
+        and grad.is_contiguous(memory_format=_layout.memory_format(grad))
+    )
 
 
 def register(namespace: str) -> None:
     """Register the fake kernels, autograd and autocast of `namespace`'s operator."""
+    operators = getattr(torch.ops, namespace)
     torch.library.register_fake(f"{namespace}::hna_loss", _fake)
     torch.library.register_fake(f"{namespace}::hna_loss_backward", _fake_backward)
-    backward = partial(_backward, getattr(torch.ops, namespace).hna_loss_backward)
+    torch.library.register_fake(f"{namespace}::hna_loss_backward_", _fake_backward_)
+    backward = partial(_backward, operators.hna_loss_backward, operators.hna_loss_backward_)
     torch.library.register_autograd(
         f"{namespace}::hna_loss", backward, setup_context=_setup_context
     )

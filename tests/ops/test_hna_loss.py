@@ -11,6 +11,7 @@ from op_testing import (
     threads,
     value_and_gradients,
 )
+from torch.utils.checkpoint import checkpoint
 
 from ggnet import ops, reference
 
@@ -149,13 +150,82 @@ def test_gradient_is_scaled_by_what_follows():
     assert_close("gradient", scaled, 3 * grad, torch.float64)
 
 
-def test_backward_can_run_twice():
+def test_backward_can_run_again_where_the_graph_is_kept():
     logits, target = inputs(1, 2, 5, 5)
     logits.requires_grad_()
-    loss = ops.hna_loss(logits, target)
-    (first,) = torch.autograd.grad(loss, logits, retain_graph=True)
-    (second,) = torch.autograd.grad(loss, logits)
-    assert torch.equal(first, second)
+    loss = 3 * ops.hna_loss(logits, target)
+    grads = [torch.autograd.grad(loss, logits, retain_graph=True)[0]]
+    first = grads[0].clone()
+    grads += torch.autograd.grad(loss, logits, retain_graph=True)
+    grads += torch.autograd.grad(loss, logits)
+    for grad in grads:
+        assert torch.equal(grad, first)
+    with pytest.raises(RuntimeError, match="a second time"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_stored_gradient_is_the_only_map(dtype, layout):
+    logits, target = (t.to(dtype) for t in inputs(2, 3, 6, 5))
+    logits = logits.contiguous(memory_format=layout).requires_grad_()
+    stored = []
+
+    def store(tensor):
+        stored.append(tensor.data_ptr())
+        return tensor
+
+    for factor in (1, 0.3):
+        with torch.autograd.graph.saved_tensors_hooks(store, lambda tensor: tensor):
+            loss = ops.hna_loss(logits, target)
+        (grad,) = torch.autograd.grad(factor * loss, logits)
+        assert [grad.data_ptr()] == stored[-1:]
+        _, want = loss_and_gradient(
+            lambda x, t, factor=factor: factor * reference.hna_loss(x, t), logits.double(), target
+        )
+        assert_close("gradient", grad, want, dtype)
+
+
+def test_a_stored_gradient_with_gaps_is_not_overwritten():
+    """What unpacks saved tensors may return others than were stored."""
+    logits, target = inputs(1, 2, 5, 6)
+    _, want = loss_and_gradient(lambda x, t: 3 * ops.hna_loss(x, t), logits, target)
+    logits.requires_grad_()
+    unpacked = torch.full((1, 2, 5, 12), torch.nan, dtype=torch.float64)
+
+    def unpack(tensor):
+        unpacked[..., ::2] = tensor
+        return unpacked[..., ::2]
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+        loss = ops.hna_loss(logits, target)
+    (grad,) = torch.autograd.grad(3 * loss, logits)
+    assert torch.equal(grad, want)
+    assert unpacked[..., 1::2].isnan().all()
+
+
+def test_batched_gradients():
+    logits, target = inputs(1, 2, 5, 5)
+    _, want = loss_and_gradient(ops.hna_loss, logits, target)
+    logits.requires_grad_()
+    factors = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+    (grads,) = torch.autograd.grad(
+        ops.hna_loss(logits, target), logits, factors, is_grads_batched=True
+    )
+    assert torch.equal(grads, want * factors.view(3, 1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_recomputed_by_a_checkpoint(reentrant):
+    logits, target = inputs(1, 2, 5, 5)
+    _, want = loss_and_gradient(lambda x, t: 3 * ops.hna_loss(2 * x, t), logits, target)
+    _, grad = loss_and_gradient(
+        lambda x, t: (
+            3 * checkpoint(lambda x, t: ops.hna_loss(2 * x, t), x, t, use_reentrant=reentrant)
+        ),
+        *(logits, target),
+    )
+    assert torch.equal(grad, want)
 
 
 def test_gradcheck():

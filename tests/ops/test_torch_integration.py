@@ -199,6 +199,7 @@ def opcheck_cases():
     yield "hna_loss", (HNA[0].contiguous(memory_format=last), HNA[1], *powers, True), {}
     yield "hna_loss", (*HNA, *powers, False), {}
     yield "hna_loss_backward", (torch.tensor(2.0), f32(2, 3, 5, 4)), {}
+    yield "hna_loss_backward_", (torch.tensor(2.0), f32(2, 3, 5, 4)), {}
     yield "draw_heatmaps", (*POINTS, [2, 3, 8, 9], 6.0, 2.0), {}
     yield "topk_peaks", (f32(2, 3, 7, 8), 9, 3), {}
     yield "topk_peaks", (f32(2, 3, 7, 8).bfloat16(), 9, 3), {}
