@@ -39,9 +39,9 @@ inline void check_grad_loss(const Tensor& grad_loss, const Tensor& grad) {
 // A gradient that is scaled where it lies.
 inline void check_overwritten(const Tensor& grad_loss, const Tensor& grad) {
   check_grad_loss(grad_loss, grad);
-  STD_TORCH_CHECK(with_layout(grad, is_channels_last(grad)).const_data_ptr() ==
-                      grad.const_data_ptr(),
-                  "grad has gaps between its elements; expected a contiguous or channels_last one");
+  STD_TORCH_CHECK(
+      with_layout(grad, is_channels_last(grad)).const_data_ptr() == grad.const_data_ptr(),
+      "grad has gaps between its elements; expected a contiguous or channels_last one");
 }
 
 }  // namespace ggnet

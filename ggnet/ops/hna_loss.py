@@ -116,7 +116,7 @@ def _may_overwrite(grad: Tensor, grad_loss: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and type(grad) is Tensor
-        and not torch._C._functorch.is_batchedtensor(grad_loss)
+        and not torch._C._functorch.is_legacy_batchedtensor(grad_loss)
         and not torch._C._autograd._get_current_graph_task_keep_graph()
         and grad.is_contiguous(memory_format=_layout.memory_format(grad))
     )
