@@ -11,106 +11,105 @@ namespace ggnet {
 namespace {
 
 constexpr int64_t kLanes = 16;     // partial sums of a block
-constexpr int64_t kBlock = 256;    // cells that are in flight between loads and stores
+constexpr int64_t kBlock = 256;    // cells whose losses are kept until they are added
+constexpr int64_t kAhead = 1024;   // cells that are asked for before they are needed
 constexpr int64_t kChunk = 16384;  // cells that a thread takes at a time
 
 template <class A>
 struct Constants {
   A alpha, gamma, hard_weight;
-  A eps, rest, log_eps, log_rest;  // rest = 1 - eps
-  A clamped_from;                  // the logit of 1 - eps
-  A farthest;                      // logits beyond it are all the same
-  bool paper_powers;               // alpha = 2 and gamma = 4: products instead of exp and log
+  A edge;             // the logit of 1 - eps, where the clamp begins
+  A bound;            // the same, no farther than exp_lane reaches
+  bool paper_powers;  // alpha = 2 and gamma = 4: products instead of exp and log
 };
 
 template <class A>
 Constants<A> constants(const HnaLossParams& p) {
-  const A eps = static_cast<A>(p.eps);
+  const double edge = std::log1p(-p.eps) - std::log(p.eps);
   return {static_cast<A>(p.alpha),
           static_cast<A>(p.gamma),
           static_cast<A>(std::exp2(p.beta)),
-          eps,
-          A(1) - eps,
-          std::log(eps),
-          static_cast<A>(std::log1p(-p.eps)),
-          static_cast<A>(std::log1p(-p.eps) - std::log(p.eps)),
-          A(80),
+          static_cast<A>(edge),
+          static_cast<A>(std::is_same_v<A, float> ? std::min(edge, 86.0) : edge),
           p.alpha == 2 && p.gamma == 4};
 }
 
-// min(v, 0) and v between low and high; NaN stays.
-template <class A>
-GGNET_INLINE A at_most_zero(A v) {
-  return v > A(0) ? A(0) : v;
-}
+// v between low and high; NaN stays.
 template <class A>
 GGNET_INLINE A limit(A v, A low, A high) {
   v = v < low ? low : v;
   return v > high ? high : v;
 }
 
-// A cell's term and the derivative of minus that term, of the logit x at the target m.
+// A cell's loss and its derivative by the logit x, at the target m.
 //
 // A positive is a negative seen from the other side: with z = -x for positives and z = x for all
-// others, a = sigmoid(z) and L = log(1 - a), the term is w a^alpha L and its derivative by z is
-// w a^alpha (alpha (1 - a) L - a).
+// others, a = sigmoid(z) and s = -log(1 - a), the loss is w a^alpha s and its derivative by z is
+// w a^alpha (alpha (1 - a) s + a). Clamping a to [eps, 1 - eps] is clamping z to their logits.
 template <bool kPaperPowers, class A>
-GGNET_INLINE void cell(A x, A m, const Constants<A>& c, A& term, A& derivative) {
+GGNET_INLINE void cell(A x, A m, const Constants<A>& c, A& loss, A& derivative) {
   const bool positive = m == A(1);
   const A side = positive ? A(-1) : A(1);
-  const A z = x * side;
-  const A distance = std::fabs(z) > c.farthest ? c.farthest : std::fabs(z);
-  const A e = exp_lane(-distance);
+  const A z = limit(x * side, -c.bound, c.bound);
+  const A e = exp_lane(-std::fabs(z));
   const A log1p_e = log1p_unit_lane(e);
   const A major = A(1) / (A(1) + e), minor = e * major;
   const A a = z >= A(0) ? major : minor;
-  const A b = A(1) - a;
-  const A log_b = limit(at_most_zero(-z) - log1p_e, c.log_eps, c.log_rest);
+  const A s = (z > A(0) ? z : A(0)) + log1p_e;  // NaN is in log1p_e
 
   const A rest = positive ? A(1) : A(1) - m;  // the weight of a positive is 1
   A power, weight;
   if constexpr (kPaperPowers) {
-    const A clamped = limit(a, c.eps, c.rest);
-    power = clamped * clamped;
+    power = a * a;
     weight = (rest * rest) * (rest * rest);
   } else {
-    const A log_a = limit(at_most_zero(z) - log1p_e, c.log_eps, c.log_rest);
-    power = exp_lane(limit(c.alpha * log_a, A(-80), A(0)));
+    const A minus_log_a = (z < A(0) ? -z : A(0)) + log1p_e;
+    power = exp_lane(limit(-c.alpha * minus_log_a, A(-80), A(0)));
     weight = exp_lane(limit(c.gamma * log_lane(rest), A(-80), A(80)));
     weight = rest == rest ? weight : rest;  // log_lane's result of NaN is not specified
   }
   weight = m == A(-1) ? c.hard_weight : weight;
   const A scale = weight * power;
-  term = scale * log_b;
-  const A slope = scale * side * (a - c.alpha * (b * log_b));
-  derivative = std::fabs(z) > c.clamped_from ? A(0) : slope;
+  loss = scale * s;
+  const A slope = scale * side * (c.alpha * ((A(1) - a) * s) + a);
+  derivative = std::fabs(x) > c.edge ? A(0) : slope;
 }
 
-// Sum of the terms of n cells; grad, where it is wanted, is scaled by inverse_count.
-template <bool kPaperPowers, class T, class M>
+template <class T>
+GGNET_INLINE void prefetch(const T* from) {
+  for (int64_t i = 0; i < kBlock; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
+}
+
+// Sum of the losses of n cells, and kGrad: their derivatives times inverse_count.
+template <bool kPaperPowers, bool kGrad, class T, class M>
 GGNET_INLINE double run_cells(const T* __restrict logits, const M* __restrict target,
                               T* __restrict grad, int64_t n,
                               const Constants<MathType<T>>* constants, MathType<T> inverse_count) {
   using A = MathType<T>;
   const Constants<A> c = *constants;
   double sums[kLanes] = {};
-  for (int64_t start = 0; start < n; start += kBlock) {
-    A x[kBlock], m[kBlock], terms[kBlock], derivatives[kBlock];
-    const int64_t count = std::min(kBlock, n - start);
-    for (int64_t i = count; i < kBlock; ++i) x[i] = m[i] = A(0);
-    for (int64_t i = 0; i < count; ++i) x[i] = to_math(logits[start + i]);
-    for (int64_t i = 0; i < count; ++i) m[i] = static_cast<A>(to_math(target[start + i]));
-    for (int64_t i = 0; i < kBlock; ++i)
-      cell<kPaperPowers>(x[i], m[i], c, terms[i], derivatives[i]);
-    for (int64_t i = count; i < kBlock; ++i) terms[i] = A(0);
+  const auto block = [&](int64_t start, int64_t count) __attribute__((always_inline)) {
+    A losses[kBlock];
+    for (int64_t i = 0; i < count; ++i) {
+      A derivative;
+      cell<kPaperPowers>(to_math(logits[start + i]), static_cast<A>(to_math(target[start + i])), c,
+                         losses[i], derivative);
+      if constexpr (kGrad) grad[start + i] = from_math<T>(derivative * inverse_count);
+    }
+    for (int64_t i = count; i < kBlock; ++i) losses[i] = A(0);
     A partial[kLanes] = {};
     for (int64_t i = 0; i < kBlock; i += kLanes)
-      for (int64_t lane = 0; lane < kLanes; ++lane) partial[lane] += terms[i + lane];
+      for (int64_t lane = 0; lane < kLanes; ++lane) partial[lane] += losses[i + lane];
     for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += partial[lane];
-    if (grad != nullptr)
-      for (int64_t i = 0; i < count; ++i)
-        grad[start + i] = from_math<T>(derivatives[i] * inverse_count);
+  };
+  int64_t start = 0;
+  for (; start + kBlock <= n; start += kBlock) {
+    // The processor's own prefetching stops at every page.
+    prefetch(logits + start + kAhead);
+    prefetch(target + start + kAhead);
+    block(start, kBlock);
   }
+  if (start < n) block(start, n - start);
   double sum = 0;
   for (double lane : sums) sum += lane;
   return sum;
@@ -153,12 +152,16 @@ double hna_loss_kernel(const T* logits, const M* target, T* grad, const HnaLossP
   const double inverse_count = 1.0 / std::max<int64_t>(positives, 1);
 
   const auto run_range = [&](const M* m, int64_t start, int64_t n) {
-    const auto body =
-        c.paper_powers
-            ? &run<run_cells<true, T, M>, const T*, const M*, T*, int64_t, const Constants<A>*, A>
-            : &run<run_cells<false, T, M>, const T*, const M*, T*, int64_t, const Constants<A>*, A>;
-    return body(isa, logits + start, m, grad == nullptr ? nullptr : grad + start, n, &c,
-                static_cast<A>(inverse_count));
+    const auto body = [&]<bool kPaperPowers, bool kGrad>() {
+      return run<run_cells<kPaperPowers, kGrad, T, M>>(isa, logits + start, m,
+                                                       kGrad ? grad + start : nullptr, n, &c,
+                                                       static_cast<A>(inverse_count));
+    };
+    if (grad != nullptr)
+      return c.paper_powers ? body.template operator()<true, true>()
+                            : body.template operator()<false, true>();
+    return c.paper_powers ? body.template operator()<true, false>()
+                          : body.template operator()<false, false>();
   };
   std::vector<double> sums;
   if (p.channels_last && !p.target_channels_last) {
@@ -184,7 +187,7 @@ double hna_loss_kernel(const T* logits, const M* target, T* grad, const HnaLossP
   }
   double sum = 0;
   for (double part : sums) sum += part;
-  return (0 - sum) * inverse_count;
+  return sum * inverse_count;
 }
 
 // out = grad * factor; out may be grad.
