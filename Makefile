@@ -43,7 +43,7 @@ test-slow: setup  ## the tests that `make test` leaves out
 
 test-simt: setup  ## the device kernels on the CPU: plain, with sanitizers, traced
 	$(BIN)/python -m pytest tests/simt -m "slow or not slow"
-	GGNET_SIMT_VARIANT=traced $(BIN)/python -m pytest tests/simt -k kernels -m "slow or not slow"
+	GGNET_SIMT_VARIANT=traced $(BIN)/python -m pytest tests/simt -k "not planted" -m "slow or not slow"
 	GGNET_SIMT_VARIANT=asan ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) \
 		$(BIN)/python -m pytest tests/simt -k kernels -m "slow or not slow"
 
