@@ -48,6 +48,8 @@ struct Site {
 
 constexpr uintptr_t kPage = 1024;
 std::unordered_map<uintptr_t, std::vector<Cell>> pages;
+uintptr_t last_page = 0;  // the one found last, and its cells
+std::vector<Cell>* last_cells = nullptr;
 std::vector<std::unordered_map<uintptr_t, Site>> warps(32);
 uint64_t launch = 0;
 std::string races;
@@ -83,14 +85,12 @@ bool is_private(uintptr_t a) {
 }
 
 Cell& cell(uintptr_t a) {
-  static uintptr_t last = ~uintptr_t{0};
-  static std::vector<Cell>* page = nullptr;
-  if (a / kPage != last) {
-    page = &pages[a / kPage];
-    if (page->empty()) page->resize(kPage);
-    last = a / kPage;
+  if (!last_cells || a / kPage != last_page) {
+    last_page = a / kPage;
+    last_cells = &pages[last_page];
+    if (last_cells->empty()) last_cells->resize(kPage);
   }
-  return (*page)[a % kPage];
+  return (*last_cells)[a % kPage];
 }
 
 bool unordered(const Access& earlier, const Access& now, bool shared) {
@@ -264,6 +264,8 @@ void simt_trace_block() {
 }
 void simt_trace_launch() {
   ++launch;
+  pages.clear();  // nothing before this launch conflicts with it
+  last_cells = nullptr;
   races.clear();
   race_count = 0;
   for (auto& w : warps) w.clear();

@@ -29,10 +29,11 @@ def from_array(array, dtype):
 
 
 def garbage(shape, dtype):
-    """Memory that nobody has written: NaN, so that a missing write is seen."""
-    if dtype == "bfloat16":
-        return np.full(shape, 0x7FC0, np.uint16)
-    return np.full(shape, np.nan, dtype)
+    """Memory that nobody has written: NaN, so that a missing write is seen.
+
+    Torch's, because it begins at a whole sector as a device's memory does; NumPy's need not.
+    """
+    return to_array(torch.full(shape, float("nan")), dtype)
 
 
 def rounded(tensor, dtype):
