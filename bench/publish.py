@@ -62,12 +62,13 @@ def publish(files: list[dict]) -> None:
 
 
 def cases(results: dict) -> dict[tuple, dict[str, dict]]:
-    """(op, shape, mode, dtype) -> provider -> row, where ggnet was measured."""
+    """(op, shape, mode, dtype) -> provider -> row, where ggnet was measured; float32 first."""
     groups: dict[tuple, dict[str, dict]] = {}
     for row in results["rows"]:
         key = (row["op"], row["shape"], row["mode"], row["dtype"])
         groups.setdefault(key, {})[row["provider"]] = row
-    return {key: rows for key, rows in groups.items() if "ggnet" in rows}
+    order = sorted(groups, key=lambda key: (key[0], key[1], key[3] != "float32", key[3], key[2]))
+    return {key: groups[key] for key in order if "ggnet" in groups[key]}
 
 
 def markdown(results: dict) -> str:
