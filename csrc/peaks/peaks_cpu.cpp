@@ -85,7 +85,7 @@ bool is_peak(const T* image, MathType<T> logit, int64_t channel, int64_t y, int6
 }
 
 // Marks the cells of n adjacent ones that may be peaks: on the right side of the threshold, and no
-// neighbor (these four: the cell itself where there is none) is higher.
+// neighbor (these four; the cell itself where there is none) is higher.
 template <bool kOrEqual, class T>
 GGNET_INLINE void mark(const T* cell, const T* left, const T* right, const T* above, const T* below,
                        int64_t n, MathType<T> threshold, int32_t* marks) {
@@ -102,40 +102,33 @@ template <bool kChannelsLast, class T>
 void scan(const T* image, int64_t begin, int64_t end, const PeaksParams& p, Isa isa,
           Best<MathType<T>>& best) {
   using A = MathType<T>;
-  const int64_t cells = p.height * p.width;
-  // Cells that differ in the coordinate that memory runs along.
-  const int64_t row = kChannelsLast ? p.channels : p.width;
   const int64_t step_x = kChannelsLast ? p.channels : 1, step_y = step_x * p.width;
   const bool with_neighbors = p.kernel_size > 1;
   int32_t marks[kBlock];
   while ((begin = run<next_block<kChannelsLast, T>>(isa, image, begin, end, best.threshold())) <
          end) {
-    const int64_t n = std::min({kBlock, end - begin, row - begin % row});
-    const int64_t cell = kChannelsLast ? begin / p.channels : begin % cells;
-    const int64_t channel = kChannelsLast ? begin % p.channels : begin / cells;
-    const int64_t y = cell / p.width, x = cell % p.width;
-    const T* first = image + begin;
-    const auto neighbor = [&](bool there, int64_t step) {
-      return with_neighbors && there ? first + step : first;
-    };
-    // Along a row of x its ends lack a neighbor: left to is_peak.
-    const int64_t skip = !kChannelsLast && x == 0, cut = !kChannelsLast && x + n == p.width;
-    marks[0] = marks[n - 1] = 1;
-    if (skip + cut < n)
-      run<mark<kChannelsLast, T>>(isa, first + skip, neighbor(x + skip > 0, -step_x) + skip,
-                                  neighbor(x + skip + 1 < p.width, step_x) + skip,
-                                  neighbor(y > 0, -step_y) + skip,
-                                  neighbor(y + 1 < p.height, step_y) + skip, n - skip - cut,
-                                  best.threshold(), marks + skip);
+    // Of one row of the map, whose cells are adjacent in either layout.
+    const int64_t line = begin / step_y, at = begin % step_y, y = line % p.height;
+    const int64_t n = std::min({kBlock, end - begin, step_y - at});
+    // The row's first and last pixel lack a neighbor: left to is_peak.
+    const int64_t first = std::clamp<int64_t>(step_x - at, 0, n);
+    const int64_t last = std::clamp<int64_t>(step_y - step_x - at, first, n);
+    std::fill(marks, marks + n, 1);
+    if (with_neighbors && first < last) {
+      const T* cell = image + begin + first;
+      run<mark<kChannelsLast, T>>(
+          isa, cell, cell - step_x, cell + step_x, y > 0 ? cell - step_y : cell,
+          y + 1 < p.height ? cell + step_y : cell, last - first, best.threshold(), marks + first);
+    }
     for (int64_t i = 0; i < n; ++i) {
       if (!marks[i]) continue;
-      const A logit = to_math(first[i]), threshold = best.threshold();
+      const A logit = to_math(image[begin + i]), threshold = best.threshold();
       if (!(kChannelsLast ? logit >= threshold : logit > threshold)) continue;
       if (logit == -std::numeric_limits<A>::infinity()) continue;
-      const int64_t at_channel = kChannelsLast ? channel + i : channel;
-      const int64_t at_x = kChannelsLast ? x : x + i;
-      if (is_peak(image, logit, at_channel, y, at_x, p))
-        best.offer({logit, at_channel * cells + y * p.width + at_x});
+      const int64_t x = (at + i) / step_x;
+      const int64_t channel = kChannelsLast ? (at + i) % p.channels : line / p.height;
+      if (is_peak(image, logit, channel, y, x, p))
+        best.offer({logit, (channel * p.height + y) * p.width + x});
     }
     begin += n;
   }

@@ -82,7 +82,8 @@ def _fake_backward_(grad_loss, grad):
 
 def _setup_context(ctx, inputs, output) -> None:
     ctx.with_grad = inputs[-1]
-    # Nothing flows back through the stored gradient, and no map of zeros is made to say so.
+    # The second output is the graph's own, which its backward may overwrite. Nothing flows back
+    # through it, and no map of zeros is made to say so.
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1])
