@@ -23,7 +23,7 @@ inline void check_cuda(cudaError_t status, const char* what) {
 }  // namespace ggnet
 
 #define GGNET_SHARED_ARRAY(Type, name, count) __shared__ Type name[count]
-#define GGNET_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#define GGNET_DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 // Launches on `stream` and raises when the launch is refused. More than 48 KiB of dynamic shared
 // memory must be asked for.
 #define GGNET_LAUNCH(kernel, grid, shape, dynamic_bytes, stream, ...)                         \
