@@ -83,7 +83,8 @@ class DataConfig(_Section):
     max_objects: int = Field(128, ge=1)
     max_pairs: int = Field(64, ge=1)
     compat: Literal["none", "original"] = Field(
-        "none", description="original: truncate boxes to cells as the published code does"
+        "none",
+        description="original: sample images and truncate boxes to cells as the published code does",
     )
 
 

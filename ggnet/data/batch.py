@@ -1,21 +1,51 @@
-"""What a training step receives: images and compact point targets, no heatmaps."""
+"""What a step receives: images, and for training compact point targets, no heatmaps."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from ggnet.data.preprocess import ImageMeta
+
 
 @dataclass
-class Batch:
-    """Images and targets of one step; B images, N objects, M interactions, L hard negatives.
-
-    Coordinates are cells of the stride-4 feature map. Heatmaps are drawn from these points on the
-    training device (`ggnet.ops.draw_heatmaps`).
-    """
+class ImageBatch:
+    """B images, as evaluation needs them."""
 
     images: Tensor  # (B, 3, H, W) float32, normalized RGB, channels_last
+    meta: list[ImageMeta]
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.meta)
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Self:
+        """A copy with every tensor on `device`; `meta` stays as it is."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """A copy in page-locked memory, for asynchronous copies to a GPU."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return type(self)(
+            **{
+                name: function(value) if isinstance(value, Tensor) else value
+                for name, value in values.items()
+            }
+        )
+
+
+@dataclass
+class Batch(ImageBatch):
+    """Images and targets of one step; B images, N objects, M interactions, L hard negatives.
+
+    Coordinates are cells of the feature map. Heatmaps are drawn from these points on the training
+    device (`ggnet.ops.draw_heatmaps`).
+    """
+
     objects: Tensor  # (N, 4) int32 [batch, class, y, x]
     object_radii: Tensor  # (N,) int32 Gaussian radius
     sizes: Tensor  # (N, 2) float32 [width, height]
@@ -25,26 +55,3 @@ class Batch:
     human_offsets: Tensor  # (M, 2) float32 [x, y], interaction cell minus human center cell
     object_offsets: Tensor  # (M, 2) float32 [x, y], interaction cell minus object center cell
     hard_negatives: Tensor  # (L, 4) int32 [batch, verb, y, x]
-    meta: list[dict[str, Any]]  # per image: file_name, image_id, width, height (original pixels),
-    # affine (2x3 float32, original pixel edges -> input pixel edges)
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.meta)
-
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> "Batch":
-        """A copy with every tensor on `device`; `meta` stays as it is."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "Batch":
-        """A copy in page-locked memory, for asynchronous copies to a GPU."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def _map(self, function) -> "Batch":
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(
-            **{
-                name: function(value) if isinstance(value, Tensor) else value
-                for name, value in values.items()
-            }
-        )

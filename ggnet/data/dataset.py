@@ -1,4 +1,4 @@
-"""Images and targets for training and evaluation, in batches, from worker processes."""
+"""Images, and targets for training, in batches from worker processes."""
 
 import signal
 from collections.abc import Iterator
@@ -11,18 +11,19 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from ggnet.config import Config, DataConfig
-from ggnet.data import transforms
 from ggnet.data.annotations import ImageRecord
-from ggnet.data.batch import Batch
+from ggnet.data.batch import Batch, ImageBatch
 from ggnet.data.images import read_image
+from ggnet.data.preprocess import ImageMeta, preprocess, stack_pixels
 from ggnet.data.problems import Problems
 from ggnet.data.targets import STRIDE, build_targets
+from ggnet.data.transforms import transform_boxes
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 
 
 class HOIDataset(TorchDataset):
-    """Samples of one split, one image each.
+    """Samples of one split, one image each; only `train` augments and makes targets.
 
     A sample is drawn from random numbers seeded by (seed, epoch, index) alone, so it does not
     depend on which process makes it, nor on what was drawn before. `dataset[index]` is epoch 0;
@@ -49,45 +50,33 @@ class HOIDataset(TorchDataset):
         return len(self.records)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
-        """The image (H, W, 3) float32, the fields of `build_targets`, and `meta`.
+        """`pixels` and `meta` (`preprocess`) and, for training, the fields of `build_targets`.
 
         Raises:
             UserError: the image cannot be read.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        record, config = self.records[index], self.config
-        original = config.compat == "original"
-        rng = np.random.default_rng((self.seed, epoch, index))
-        image = read_image(record.path)
-        height, width = image.shape[:2]
-        size = config.input_size
-        augment = self.train and config.augment
-        if augment:
-            affine = transforms.random_crop_affine(
-                width, height, size, rng, config.scale, config.shift, config.flip
-            )
-        else:
-            affine = transforms.letterbox_affine(width, height, size)
-        pixels = transforms.warp(image, affine, size, half_pixel=not original)
-        pixels = pixels.astype(np.float32) / 255
-        if augment and config.color:
-            pixels = transforms.jitter_color(pixels, rng)
-        targets = build_targets(
-            transforms.transform_boxes(record.boxes, affine) / STRIDE,
+        record = self.records[index]
+        pixels, meta = preprocess(
+            read_image(record.path),
+            self.config,
+            file_name=record.file_name,
+            image_id=record.image_id,
+            rng=np.random.default_rng((self.seed, epoch, index)) if self.train else None,
+        )
+        sample = {"pixels": pixels, "meta": meta}
+        return sample | self._targets(record, meta) if self.train else sample
+
+    def _targets(self, record: ImageRecord, meta: ImageMeta) -> dict[str, np.ndarray]:
+        height, width = self.config.input_size
+        return build_targets(
+            transform_boxes(record.boxes, meta.affine) / STRIDE,
             record.labels,
             record.pairs,
             self.vocabulary.valid_pairs,
-            (size[0] // STRIDE, size[1] // STRIDE),
-            config.compat,
+            (height // STRIDE, width // STRIDE),
+            self.config.compat,
         )
-        meta = {
-            "file_name": record.file_name,
-            "image_id": record.image_id,
-            "width": width,
-            "height": height,
-            "affine": affine.astype(np.float32),
-        }
-        return {"image": transforms.normalize(pixels), **targets, "meta": meta}
 
     def __getitems__(self, keys: list) -> list[dict] | UserError:
         """A batch of samples, or the error that stops them: torch's workers would bury its
@@ -111,22 +100,22 @@ def _capped(record: ImageRecord, config: DataConfig, problems: Problems) -> Imag
     return replace(record, boxes=boxes, labels=record.labels[: len(boxes)], pairs=pairs)
 
 
-def collate(samples: list[dict] | UserError) -> Batch | UserError:
-    """Stack samples; point targets get their image's number as first column."""
+def collate(samples: list[dict] | UserError) -> ImageBatch | UserError:
+    """Stack samples, to a `Batch` where they have targets; these get their image's number as first
+    column."""
     if isinstance(samples, UserError):
         return samples
-    images = torch.from_numpy(np.stack([sample["image"] for sample in samples]))
-    joined = {}
+    images = stack_pixels([sample["pixels"] for sample in samples])
+    meta = [sample["meta"] for sample in samples]
+    targets = {}
     for name in samples[0]:
-        if name in ("image", "meta"):
+        if name in ("pixels", "meta"):
             continue
         parts = [sample[name] for sample in samples]
         if name in ("objects", "interactions", "hard_negatives"):
             parts = [np.insert(part, 0, number, axis=1) for number, part in enumerate(parts)]
-        joined[name] = torch.from_numpy(np.concatenate(parts))
-    return Batch(
-        images=images.permute(0, 3, 1, 2), meta=[sample["meta"] for sample in samples], **joined
-    )
+        targets[name] = torch.from_numpy(np.concatenate(parts))
+    return Batch(images, meta, **targets) if targets else ImageBatch(images, meta)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -176,7 +165,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 
 class HOILoader(DataLoader):
-    """A DataLoader of `Batch`es whose workers' UserErrors arrive with their message alone."""
+    """A DataLoader of `Batch`es for training, of `ImageBatch`es for evaluation.
+
+    Its workers' UserErrors arrive with their message alone.
+    """
 
     batch_sampler: EpochBatches
 
@@ -184,7 +176,7 @@ class HOILoader(DataLoader):
         """See `EpochBatches.set_epoch`; call it before each iteration of a training loader."""
         self.batch_sampler.set_epoch(epoch, start)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[ImageBatch]:
         for batch in super().__iter__():
             if isinstance(batch, UserError):
                 raise batch

@@ -1,4 +1,4 @@
-"""From an image to the network's input: letterbox, augmentation, normalization.
+"""The steps of `ggnet.data.preprocess`: letterbox, augmentation, normalization.
 
 Coordinates are pixel edges: pixel i covers [i, i + 1], so an image of width W spans [0, W]. An
 affine is a float64 (2, 3) array that maps original to input coordinates. The published code works
@@ -130,18 +130,3 @@ def jitter_color(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def normalize(image: np.ndarray) -> np.ndarray:
     """Subtract the mean and divide by the spread of COCO's colors; float32 RGB/255 in and out."""
     return (image - MEAN) / STD
-
-
-def preprocess(image: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """What evaluation and prediction feed the network.
-
-    Args:
-        image: uint8 RGB of shape (H, W, 3).
-        input_size: height and width.
-
-    Returns:
-        The letterboxed, normalized float32 (3, height, width) image and its float64 (2, 3) affine.
-    """
-    affine = letterbox_affine(image.shape[1], image.shape[0], input_size)
-    pixels = normalize(warp(image, affine, input_size).astype(np.float32) / 255)
-    return pixels.transpose(2, 0, 1), affine

@@ -3,15 +3,15 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ggnet.config import Config
+from ggnet.data.preprocess import ImageMeta, preprocess, stack_pixels
 from ggnet.data.targets import STRIDE
-from ggnet.data.transforms import invert_affine, preprocess, transform_boxes
+from ggnet.data.transforms import invert_affine, transform_boxes
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.engine.checkpoint import find_checkpoint, load_checkpoint, load_weights, saved_config
 from ggnet.eval.predictions import ImageDetections, ImagePrediction
@@ -75,35 +75,29 @@ class Predictor:
 
     def prepare(
         self, images: list[np.ndarray], names: list[str] | None = None
-    ) -> tuple[Tensor, list[dict[str, Any]]]:
+    ) -> tuple[Tensor, list[ImageMeta]]:
         """Letterbox uint8 RGB (H, W, 3) images of any size into one batch.
 
         Returns:
-            The (B, 3, height, width) float32 batch and, for each image, what the loader's `meta`
-            has: file_name, image_id, width, height, affine.
+            The (B, 3, height, width) float32 batch and, for each image, its meta; the name is both
+            its file name and its id.
         """
         names = [""] * len(images) if names is None else names
-        pixels, affines = zip(
-            *(preprocess(image, self.config.data.input_size) for image in images), strict=True
+        pixels, meta = zip(
+            *(
+                preprocess(image, self.config.data, file_name=name, image_id=name)
+                for image, name in zip(images, names, strict=True)
+            ),
+            strict=True,
         )
-        meta = [
-            {
-                "file_name": name,
-                "image_id": name,
-                "width": image.shape[1],
-                "height": image.shape[0],
-                "affine": affine,
-            }
-            for image, name, affine in zip(images, names, affines, strict=True)
-        ]
-        return torch.from_numpy(np.stack(pixels)), meta
+        return stack_pixels(pixels), list(meta)
 
-    def __call__(self, images: Tensor, meta: list[dict[str, Any]]) -> list[ImagePrediction]:
+    def __call__(self, images: Tensor, meta: list[ImageMeta]) -> list[ImagePrediction]:
         """The triplets of a batch, highest score first.
 
         Args:
             images: (B, 3, H, W) normalized RGB, as `prepare` or the loader makes them.
-            meta: one dict an image; see `prepare`.
+            meta: one an image.
 
         Returns:
             One prediction an image, of at most config.eval.k triplets. Boxes are cropped to the
@@ -113,7 +107,7 @@ class Predictor:
 
     @torch.inference_mode()
     def look(
-        self, images: Tensor, meta: list[dict[str, Any]], steps: bool = True
+        self, images: Tensor, meta: list[ImageMeta], steps: bool = True
     ) -> list[tuple[ImagePrediction, Gaze]]:
         """As calling it, together with the interaction point of every triplet and, with `steps`,
         the ActPoints of every gaze step: what a picture shows."""
@@ -125,7 +119,7 @@ class Predictor:
             boxes = None
             found = _detections(decode_detections(maps, k=config.k), meta)
         else:
-            found = [self._external[m["image_id"]] for m in meta]
+            found = [self._external[m.image_id] for m in meta]
             boxes = self._in_cells(found, meta)
         triplets = decode_hoi(
             maps, self._valid_pairs, k=config.k, rule=config.rule, detections=boxes
@@ -143,7 +137,7 @@ class Predictor:
             for b in range(len(meta))
         ]
 
-    def _in_cells(self, found: list[ImageDetections], meta: list[dict[str, Any]]) -> Detections:
+    def _in_cells(self, found: list[ImageDetections], meta: list[ImageMeta]) -> Detections:
         """Boxes in original pixels as `decode_hoi` wants them, padded to the most of any image."""
         size = max(1, *(len(image.scores) for image in self._external.values()))
         boxes = np.zeros((len(found), size, 4), np.float32)
@@ -151,12 +145,12 @@ class Predictor:
         scores = np.zeros((len(found), size), np.float32)
         for b, (image, m) in enumerate(zip(found, meta, strict=True)):
             count = len(image.scores)
-            boxes[b, :count] = transform_boxes(image.boxes, m["affine"]) / STRIDE
+            boxes[b, :count] = transform_boxes(image.boxes, m.affine) / STRIDE
             labels[b, :count], scores[b, :count] = image.labels, image.scores
         return Detections(*(torch.from_numpy(x).to(self.device) for x in (boxes, labels, scores)))
 
 
-def _detections(boxes: Detections, meta: list[dict[str, Any]]) -> list[ImageDetections]:
+def _detections(boxes: Detections, meta: list[ImageMeta]) -> list[ImageDetections]:
     """Decoded boxes in original pixels, without padding and what lies outside the image."""
     corners, labels, scores = (value.cpu().numpy() for value in boxes)
     result = []
@@ -164,19 +158,19 @@ def _detections(boxes: Detections, meta: list[dict[str, Any]]) -> list[ImageDete
         pixels = _boxes_in_pixels(corners[b], m)
         keep = (scores[b] > 0) & (pixels[:, 2:] > pixels[:, :2]).all(axis=1)
         score = scores[b][keep].astype(np.float32)
-        result.append(ImageDetections(m["image_id"], pixels[keep], labels[b][keep], score))
+        result.append(ImageDetections(m.image_id, pixels[keep], labels[b][keep], score))
     return result
 
 
-def _boxes_in_pixels(boxes: np.ndarray, meta: dict[str, Any]) -> np.ndarray:
+def _boxes_in_pixels(boxes: np.ndarray, meta: ImageMeta) -> np.ndarray:
     """(n, 4) boxes in cells -> original pixels, cropped to the image."""
-    limit = np.array([meta["width"], meta["height"]] * 2)
+    limit = np.array([meta.width, meta.height] * 2)
     return transform_boxes(boxes, _to_pixels(meta)).clip(0, limit).astype(np.float32)
 
 
-def _to_pixels(meta: dict[str, Any]) -> np.ndarray:
+def _to_pixels(meta: ImageMeta) -> np.ndarray:
     """The affine from cells to original pixels."""
-    return invert_affine(meta["affine"]) * [[STRIDE, STRIDE, 1]]
+    return invert_affine(meta.affine) * [[STRIDE, STRIDE, 1]]
 
 
 def _at_cells(step: Tensor, yx: Tensor) -> np.ndarray:
@@ -190,7 +184,7 @@ def _at_cells(step: Tensor, yx: Tensor) -> np.ndarray:
 def _in_pixels(
     triplets: dict[str, np.ndarray],
     cells: list[np.ndarray],
-    meta: dict[str, Any],
+    meta: ImageMeta,
     detections: ImageDetections,
 ) -> tuple[ImagePrediction, Gaze]:
     """One image's triplets (arrays over its k) from feature cells to original pixels."""
@@ -201,8 +195,8 @@ def _in_pixels(
     visible = ((both := np.stack([humans, objects]))[..., 2:] > both[..., :2]).all(axis=(0, 2))
     keep = visible & (triplets["scores"] > 0)
     prediction = ImagePrediction(
-        image_id=meta["image_id"],
-        file_name=meta["file_name"],
+        image_id=meta.image_id,
+        file_name=meta.file_name,
         human_boxes=humans[keep],
         object_boxes=objects[keep],
         object_labels=triplets["object_labels"][keep],

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -80,7 +81,7 @@ def predict(
                 failures.append(str(error))
                 continue
             images, [meta] = predictor.prepare([image], [str(path)])
-            [(prediction, gaze)] = predictor.look(images, [meta | {"image_id": name}])
+            [(prediction, gaze)] = predictor.look(images, [replace(meta, image_id=name)])
             if actpoints and not len(gaze.actpoints):
                 raise UserError(f"--actpoints: the network in {checkpoint} has no ActPoints")
             predictions.append(prediction)

@@ -276,7 +276,7 @@ class Trainer:
             batch = next(batches)
             position.waited += time.monotonic() - started
             position.images += len(batch) * self.worker.world_size
-            names += [meta["file_name"] for meta in batch.meta]
+            names += [meta.file_name for meta in batch.meta]
             alone = self.worker.world_size == 1 or index == micro_batches - 1
             with nullcontext() if alone else self.wrapped.no_sync():
                 losses = losses + self._backward(batch.to(device), 1 / micro_batches)

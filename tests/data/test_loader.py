@@ -10,7 +10,7 @@ from PIL import Image
 
 from ggnet.config import load_config
 from ggnet.data.annotations import load_annotations
-from ggnet.data.batch import Batch
+from ggnet.data.batch import Batch, ImageBatch
 from ggnet.data.dataset import EpochBatches, HOIDataset, make_loader
 from ggnet.data.problems import Problems
 from ggnet.data.tables import hico_vocabulary
@@ -57,7 +57,7 @@ def config(**overrides):
 
 
 def names(batches):
-    return [[meta["file_name"] for meta in batch.meta] for batch in batches]
+    return [[meta.file_name for meta in batch.meta] for batch in batches]
 
 
 def assert_same(left: Batch, right: Batch):
@@ -65,8 +65,8 @@ def assert_same(left: Batch, right: Batch):
         a, b = getattr(left, field.name), getattr(right, field.name)
         if field.name == "meta":
             for one, two in zip(a, b, strict=True):
-                assert one["file_name"] == two["file_name"]
-                np.testing.assert_array_equal(one["affine"], two["affine"])
+                assert one.file_name == two.file_name
+                np.testing.assert_array_equal(one.affine, two.affine)
         else:
             assert torch.equal(a, b), field.name
 
@@ -86,24 +86,36 @@ def test_batch_shapes_dtypes_and_memory_format(records):
         assert values[:, 2:].max() < 16
     assert len(batch.objects) == len(batch.object_radii) == len(batch.sizes)
     assert len(batch.interactions) == len(batch.human_offsets) == len(batch.interaction_radii)
-    empty = [meta["file_name"] for meta in batch.meta].index("3.png")
+    empty = [meta.file_name for meta in batch.meta].index("3.png")
     assert empty not in batch.objects[:, 0].tolist()
 
 
 def test_targets_belong_to_their_image(records):
     """Without augmentation the boxes come back from the targets through the affine."""
-    (batch,) = make_loader(records, VOCABULARY, config(**{"eval.batch_size": 11}), train=False)
-    for number, record in enumerate(records):
+    settings = config(**{"train.batch_size": 11, "data.augment": False})
+    (batch,) = make_loader(records, VOCABULARY, settings, train=True)
+    by_name = {record.file_name: record for record in records}
+    for number, meta in enumerate(batch.meta):
+        record = by_name[meta.file_name]
         mine = batch.objects[:, 0] == number
         cells = batch.objects[mine][:, [3, 2]] + batch.centers_frac[mine]
         half = batch.sizes[mine] / 2
         boxes = torch.cat([cells - half, cells + half], dim=1).numpy() * 4
-        affine = batch.meta[number]["affine"]
+        affine = meta.affine
         original = (boxes.reshape(-1, 2, 2) - affine[:, 2]) / affine.diagonal()
         np.testing.assert_allclose(original.reshape(-1, 4), record.boxes, atol=1e-3)
         assert batch.objects[mine, 1].tolist() == record.labels.tolist()
         verbs = batch.interactions[batch.interactions[:, 0] == number, 1]
         assert verbs.tolist() == record.pairs[:, 2].tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_gets_images_and_no_targets(records, workers):
+    settings = config(**{"data.workers": workers, "eval.batch_size": 4})
+    batches = list(make_loader(records, VOCABULARY, settings, train=False))
+    assert [type(batch) for batch in batches] == [ImageBatch] * 3
+    assert [name for batch in names(batches) for name in batch] == [r.file_name for r in records]
+    assert batches[0].images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_same_batches_with_any_number_of_workers(records):
@@ -129,14 +141,14 @@ def test_epochs_differ_in_order_and_augmentation(records):
     assert names(first) == names(again)
     assert names(first) != names(second)
     dataset = loader.dataset
-    assert not np.array_equal(dataset[0, 5]["image"], dataset[1, 5]["image"])
-    np.testing.assert_array_equal(dataset[0, 5]["image"], dataset[5]["image"])
+    assert not np.array_equal(dataset[0, 5]["pixels"], dataset[1, 5]["pixels"])
+    np.testing.assert_array_equal(dataset[0, 5]["pixels"], dataset[5]["pixels"])
 
 
 def test_augmentation_differs_between_images(records):
     """A seed shared by all workers would give every image of a step the same crop."""
     dataset = HOIDataset([records[0]] * 8, VOCABULARY, config().data, train=True)
-    affines = {tuple(dataset[index]["meta"]["affine"].ravel()) for index in range(8)}
+    affines = {tuple(dataset[index]["meta"].affine.ravel()) for index in range(8)}
     assert len(affines) == 8
 
 
@@ -230,7 +242,8 @@ def test_caps_are_reported(records):
 def test_to_moves_every_tensor(records):
     (batch, *_) = make_loader(records, VOCABULARY, config(), train=True)
     moved = batch.to("meta")
-    assert {getattr(moved, f.name).device.type for f in dataclasses.fields(Batch)[:-1]} == {"meta"}
+    tensors = [field.name for field in dataclasses.fields(Batch) if field.name != "meta"]
+    assert {getattr(moved, name).device.type for name in tensors} == {"meta"}
     assert moved.meta is batch.meta
 
 
@@ -239,8 +252,7 @@ def test_photos_load_and_give_targets(shared):
     photos = load_annotations(shared / "photos" / "photos.json", shared / "photos", vocabulary)
     assert len(photos) == 4
     assert sum(len(record.boxes) for record in photos) == 16
-    (batch,) = make_loader(
-        photos, vocabulary, config(**{"data.input_size": [256, 256]}), train=False
-    )
+    settings = {"data.input_size": [256, 256], "data.augment": False, "train.batch_size": 4}
+    (batch,) = make_loader(photos, vocabulary, config(**settings), train=True)
     assert len(batch.objects) == len(batch.interactions) == 16
     assert vocabulary.verbs.index("ride") in batch.interactions[:, 1].tolist()

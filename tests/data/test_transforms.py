@@ -71,26 +71,6 @@ def test_a_strong_reduction_averages():
     assert small.max() < 155
 
 
-def test_letterbox_keeps_the_aspect_and_pads_with_black():
-    image = np.full((50, 200, 3), 255, np.uint8)
-    pixels, affine = transforms.preprocess(image, SIZE)
-    assert pixels.shape == (3, *SIZE)
-    bright = pixels[0] > 0
-    assert bright[32:64].all()  # 200x50 becomes 128x32 in the middle of 128x96
-    assert not bright[:32].any()
-    assert not bright[64:].any()
-    corners = transforms.transform_boxes(np.array([[0, 0, 200, 50.0]]), affine)
-    np.testing.assert_allclose(corners, [[0, 32, 128, 64]])
-
-
-def test_preprocess_normalizes_rgb():
-    image = np.zeros((96, 128, 3), np.uint8)
-    image[:, :, 0] = 255
-    pixels, _ = transforms.preprocess(image, SIZE)
-    expected = (np.array([1, 0, 0]) - transforms.MEAN) / transforms.STD
-    np.testing.assert_allclose(pixels[:, 48, 64], expected, rtol=1e-5)
-
-
 @given(seed=st.integers(0, 2**32 - 1))
 def test_inverse_affine_returns_boxes(seed):
     rng = np.random.default_rng(seed)

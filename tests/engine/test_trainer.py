@@ -191,7 +191,7 @@ def test_loss_that_is_not_finite_names_the_images(settings, tmp_path, monkeypatc
 
     def poisoned(self, outs, batch):
         total, terms = original(self, outs, batch)
-        seen.append([meta["file_name"] for meta in batch.meta])
+        seen.append([meta.file_name for meta in batch.meta])
         if len(seen) == 3:
             terms["gaze1"] = terms["gaze1"] * float("nan")
             total = total * float("nan")

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
 from ggnet.data.batch import Batch
+from ggnet.data.preprocess import ImageMeta
 
 OBJECTS, VERBS = 4, 5
 
@@ -36,7 +38,10 @@ def make_batch():
             human_offsets=whole(interactions),
             object_offsets=whole(interactions),
             hard_negatives=points(negatives, VERBS),
-            meta=[{"file_name": f"{index}.jpg"} for index in range(images)],
+            meta=[
+                ImageMeta(f"{index}.jpg", str(index), size, size, np.eye(2, 3))
+                for index in range(images)
+            ],
         )
 
     return make
