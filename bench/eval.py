@@ -55,7 +55,7 @@ def main() -> int:
     records, predictions = generate(VCOCO_IMAGES, vocabulary, rng)
     truth = {record.image_id: persons(record, vocabulary) for record in records}
     with timed(timings, "V-COCO, role AP in both scenarios and agent AP"):
-        vcoco.evaluate(vcoco.detections(predictions, vocabulary), truth)
+        vcoco.evaluate(vcoco.role_predictions(predictions, vocabulary), truth)
 
     table = Table(title=f"{HICO_IMAGES:,} and {VCOCO_IMAGES:,} images, {TRIPLETS} triplets each")
     table.add_column("what")

@@ -84,7 +84,7 @@ class DataConfig(_Section):
     max_pairs: int = Field(64, ge=1)
     compat: Literal["none", "original"] = Field(
         "none",
-        description="original: sample images and truncate boxes to cells as the published code does",
+        description="original: sample images and truncate boxes as the published code does",
     )
 
 

@@ -16,6 +16,7 @@ A dict of plain values and tensors (loadable with `weights_only=True`):
 import os
 import pickle
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch import nn
 
 import ggnet
 from ggnet.config import Config, parse_config
+from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 from ggnet.io import atomic_write
 
@@ -90,6 +92,30 @@ def find_checkpoint(source: str | os.PathLike, prefer: str = BEST) -> Path:
         f"{path} holds neither {BEST} nor {LAST}: not a run folder, or stopped before its first "
         "checkpoint"
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A checkpoint that was read: what it says, and its averaged weights where it has them."""
+
+    path: Path
+    state: dict[str, Any]
+    config: Config
+    vocabulary: Vocabulary
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The network's state dict to use: the averaged one where there is one."""
+        return self.state["ema"] or self.state["model"]
+
+
+def open_checkpoint(source: str | os.PathLike, prefer: str = BEST) -> Checkpoint:
+    """Read the checkpoint that `source` means; finds and raises as `find_checkpoint` and
+    `load_checkpoint`."""
+    path = find_checkpoint(source, prefer)
+    state = load_checkpoint(path)
+    vocabulary = Vocabulary.from_dict(state["vocabulary"])
+    return Checkpoint(path, state, saved_config(state, path), vocabulary)
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:

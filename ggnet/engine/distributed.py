@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ggnet.errors import UserError
+from ggnet.engine.device import choose_device
 
 # Others wait while the first process computes metrics or writes to a slow disk; a process that
 # died is noticed by torchrun, not by this limit.
@@ -55,14 +55,6 @@ class Worker:
         dist.all_gather_object(values, value)
         return values
 
-    def broadcast(self, value: Any) -> Any:
-        """The main process's value."""
-        if self.world_size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, device=torch.device("cpu"))
-        return box[0]
-
     def synchronize_(self, module: nn.Module) -> None:
         """Give every process the main process's parameters and buffers."""
         if self.world_size > 1:
@@ -75,15 +67,16 @@ def join_workers(device: str = "auto") -> Iterator[Worker]:
     """Enter the process group that torchrun describes in the environment, or be alone.
 
     Args:
-        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N". Under torchrun each
-            process takes the GPU of its local rank, with NCCL; on CPU it is gloo.
+        device: see `choose_device`. Under torchrun each process takes the GPU of its local rank,
+            with NCCL; on CPU it is gloo.
 
     Raises:
         UserError: a device that this machine does not have.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     rank = int(os.environ.get("RANK", 0))
-    chosen = _choose_device(device, int(os.environ.get("LOCAL_RANK", 0)), world_size)
+    local_rank = int(os.environ.get("LOCAL_RANK", 0)) if world_size > 1 else None
+    chosen = choose_device(device, name="train.device", local_rank=local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     worker = Worker(rank, world_size, chosen)
@@ -100,29 +93,3 @@ def join_workers(device: str = "auto") -> Iterator[Worker]:
         # and ending the group waits for them while holding that lock: let them finish first.
         time.sleep(0.2)
         dist.destroy_process_group()
-
-
-def _choose_device(setting: str, local_rank: int, world_size: int) -> torch.device:
-    try:
-        device = torch.device("cpu" if setting == "auto" else setting)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"train.device is '{setting}'; expected auto, cpu, cuda or cuda:N")
-    count = torch.cuda.device_count()
-    if setting == "auto":
-        device = torch.device("cuda" if count else "cpu")
-    if device.type == "cpu":
-        return device
-    if count == 0:
-        raise UserError(
-            f"train.device is '{setting}', but torch {torch.__version__} sees no GPU. "
-            "Use train.device=cpu, or see `ggnet env`."
-        )
-    index = local_rank if world_size > 1 else device.index or 0
-    if index >= count:
-        raise UserError(
-            f"GPU {index} was asked for, but there are {count}. Lower --nproc-per-node or "
-            "train.device."
-        )
-    return torch.device("cuda", index)

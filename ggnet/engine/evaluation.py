@@ -11,12 +11,7 @@ from ggnet.config import Config, override
 from ggnet.data.annotations import Dataset, ImageRecord, hoi_counts, load_dataset
 from ggnet.data.dataset import make_loader
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.engine.checkpoint import (
-    check_same_config,
-    find_checkpoint,
-    load_checkpoint,
-    saved_config,
-)
+from ggnet.engine.checkpoint import check_same_config, open_checkpoint
 from ggnet.engine.distributed import Worker, join_workers
 from ggnet.engine.inference import Predictor
 from ggnet.engine.signals import Interrupted, StopRequest
@@ -75,7 +70,7 @@ def score(
     Rare are the HOIs that the dataset lists, else those with few training pairs.
     """
     if roles := dataset.splits["test"].roles:
-        found = vcoco.detections(predictions, dataset.vocabulary)
+        found = vcoco.role_predictions(predictions, dataset.vocabulary)
         return vcoco.evaluate(found, vcoco.read_roles(roles))
     counts = hoi_counts(train_records, dataset.vocabulary) if dataset.rare is None else None
     return hico.evaluate(
@@ -178,17 +173,15 @@ def evaluate_checkpoint(
         UserError: a broken checkpoint or dataset, or keys that may not change.
     """
     console = console or Console()
-    path = find_checkpoint(source)
-    state = load_checkpoint(path)
-    saved = saved_config(state, path)
-    config = override(saved, overrides)
-    check_same_config(saved, config, path, {"data", "eval", "train"})
+    checkpoint = open_checkpoint(source)
+    path = checkpoint.path
+    config = override(checkpoint.config, overrides)
+    check_same_config(checkpoint.config, config, path, {"data", "eval", "train"})
     dataset = load_dataset(config.data.root)
-    check_vocabulary(dataset, Vocabulary.from_dict(state["vocabulary"]), path)
+    check_vocabulary(dataset, checkpoint.vocabulary, path)
     records, train_records = dataset.load("test"), dataset.load("train", look_for_images=False)
     with join_workers(config.train.device) as worker:
-        predictor = Predictor.from_checkpoint(path, worker.device)
-        predictor.config = config
+        predictor = Predictor.of(checkpoint, worker.device, config)
         if detections is not None:
             predictor.use_detections(read_detections(detections, records, dataset.vocabulary))
         predictions = predict_split(predictor, records, worker, console)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,61 +12,72 @@ from ggnet.data.preprocess import ImageMeta, preprocess, stack_pixels
 from ggnet.data.targets import STRIDE
 from ggnet.data.transforms import invert_affine, transform_boxes
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.engine.checkpoint import find_checkpoint, load_checkpoint, load_weights, saved_config
-from ggnet.eval.predictions import ImageDetections, ImagePrediction
-from ggnet.models import build_model
-from ggnet.ops import Detections, decode_detections, decode_hoi
-
-_MAPS = ("heatmap", "size", "center_frac", "interaction", "human_offset", "object_offset")
-
-
-@dataclass(eq=False)
-class Gaze:
-    """Where the network looked to score the n triplets of one image, in original pixels.
-
-    ActPoint k of gaze step s for triplet i lies at `actpoints[s, i, k]` (x, y) and counts with
-    `weights[s, i, k]`; it may lie outside the image. Networks without gaze steps have S = 0.
-    """
-
-    points: np.ndarray  # (n, 2) float32 interaction points (x, y)
-    actpoints: np.ndarray  # (S, n, K, 2) float32
-    weights: np.ndarray  # (S, n, K) float32 in [0, 1]
+from ggnet.engine.checkpoint import Checkpoint, load_weights, open_checkpoint
+from ggnet.engine.device import choose_device
+from ggnet.eval.predictions import Gaze, ImageDetections, ImagePrediction
+from ggnet.models import Detector, build_model
+from ggnet.models.detector import evaluation_mode
+from ggnet.ops import decode_detections
+from ggnet.triplets import Detections
 
 
 class Predictor:
     """A trained network with everything around it: image in, triplets out.
 
-    The model is put on `device` and into evaluation mode; call `model.train()` before training
-    goes on.
+    The network is put on `device`. Predicting takes place in evaluation mode; afterwards the
+    network has the mode that it had.
+
+    Args:
+        network: as `Detector` wants it.
+        device: a torch.device, or "auto" (CUDA where there is one), "cpu", "cuda", "cuda:N".
+
+    Raises:
+        UserError: there is no such device.
 
     Example:
-        >>> predictor = Predictor.from_checkpoint("runs/demo", torch.device("cpu"))
+        >>> predictor = Predictor.from_checkpoint("runs/demo")
         >>> [prediction] = predictor(*predictor.prepare([read_image("a.jpg")]))
         >>> predictor.vocabulary.verbs[prediction.verbs[0]], prediction.scores[0]
     """
 
     def __init__(
-        self, model: nn.Module, vocabulary: Vocabulary, config: Config, device: torch.device
+        self,
+        network: nn.Module,
+        vocabulary: Vocabulary,
+        config: Config,
+        device: torch.device | str = "auto",
     ):
-        self.model, self.vocabulary, self.config, self.device = model, vocabulary, config, device
-        model.to(device, memory_format=torch.channels_last)
-        self._valid_pairs = torch.tensor(vocabulary.valid_pairs, device=device)
+        self.vocabulary, self.config, self.device = vocabulary, config, choose_device(device)
+        pairs, decoding = vocabulary.valid_pairs, config.eval
+        self.detector = Detector(network, pairs, k=decoding.k, rule=decoding.rule)
+        self.detector.to(self.device, memory_format=torch.channels_last)
         self._external: Mapping[str, ImageDetections] | None = None
 
     @classmethod
-    def from_checkpoint(cls, source: str | os.PathLike, device: torch.device) -> "Predictor":
+    def from_checkpoint(
+        cls, source: str | os.PathLike, device: torch.device | str = "auto"
+    ) -> "Predictor":
         """The network of a checkpoint file or run folder; its averaged weights where it has them.
 
         Raises:
-            UserError: no checkpoint there, or one that is corrupt or does not fit this version.
+            UserError: no checkpoint there, or one that is corrupt or does not fit this version; no
+                such device.
         """
-        path = find_checkpoint(source)
-        state = load_checkpoint(path)
-        config = saved_config(state, path)
-        vocabulary = Vocabulary.from_dict(state["vocabulary"])
-        model = build_model(config.model, len(vocabulary.objects), len(vocabulary.verbs))
-        load_weights(model, state["ema"] or state["model"], path)
-        return cls(model, vocabulary, config, device)
+        return cls.of(open_checkpoint(source), device)
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        device: torch.device | str = "auto",
+        config: Config | None = None,
+    ) -> "Predictor":
+        """The network of a checkpoint that is open already, with another configuration of data and
+        decoding if wanted; raises as `from_checkpoint`."""
+        config, vocabulary = config or checkpoint.config, checkpoint.vocabulary
+        network = build_model(config.model, len(vocabulary.objects), len(vocabulary.verbs))
+        load_weights(network, checkpoint.weights, checkpoint.path)
+        return cls(network, vocabulary, config, device)
 
     def use_detections(self, found: Mapping[str, ImageDetections]) -> None:
         """From now on take these boxes, by image id, in place of the network's own."""
@@ -111,19 +121,16 @@ class Predictor:
     ) -> list[tuple[ImagePrediction, Gaze]]:
         """As calling it, together with the interaction point of every triplet and, with `steps`,
         the ActPoints of every gaze step: what a picture shows."""
-        self.model.eval()
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        outputs = self.model(images)
-        maps, config = {name: outputs[name] for name in _MAPS}, self.config.eval
+        with evaluation_mode(self.detector):
+            outputs = self.detector.network(images)
         if self._external is None:
             boxes = None
-            found = _detections(decode_detections(maps, k=config.k), meta)
+            found = _detections(decode_detections(outputs, k=self.detector.k), meta)
         else:
             found = [self._external[m.image_id] for m in meta]
             boxes = self._in_cells(found, meta)
-        triplets = decode_hoi(
-            maps, self._valid_pairs, k=config.k, rule=config.rule, detections=boxes
-        )
+        triplets = self.detector.decode(outputs, boxes)
         arrays = {name: value.cpu().numpy() for name, value in triplets._asdict().items()}
         gazes = outputs.get("actpoints", []) if steps else []
         cells = [_at_cells(step, triplets.interaction_yx) for step in gazes]

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from ggnet.data.images import image_files, read_image
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.engine.distributed import join_workers
+from ggnet.engine.checkpoint import open_checkpoint
+from ggnet.engine.device import choose_device
 from ggnet.engine.evaluation import PREDICTIONS
 from ggnet.engine.inference import Predictor
 from ggnet.errors import UserError
@@ -65,8 +66,7 @@ def predict(
     names = picture_names(paths)
     pictures = [folder / f"{name}.png" for folder in (out, out / GAZE) for name in names]
     _protect_inputs(paths, [out / PREDICTIONS, *pictures])
-    with join_workers(device) as worker:
-        predictor = Predictor.from_checkpoint(checkpoint, worker.device)
+    predictor = Predictor.of(open_checkpoint(checkpoint), choose_device(device, name="--device"))
     vocabulary = predictor.vocabulary
     predictions: list[ImagePrediction] = []
     failures: list[str] = []

@@ -19,7 +19,7 @@ from ggnet.data.tables import vcoco_actions
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 from ggnet.eval.predictions import ImagePrediction, read_predictions
-from ggnet.eval.vcoco import AGENT, Detections
+from ggnet.eval.vcoco import AGENT, RolePredictions
 from ggnet.io import atomic_write
 
 INCLUSIVE = np.array([0, 0, 1, 1])  # edges minus inclusive coordinates
@@ -133,8 +133,8 @@ def _ppdm_entry(prediction: ImagePrediction, vocabulary: Vocabulary) -> dict[str
     }
 
 
-def read_vcoco_pickle(path: str | Path) -> list[Detections]:
-    """Detections from a V-COCO pickle, of Python 2 or 3; missing keys and NaN scores are nothing.
+def read_vcoco_pickle(path: str | Path) -> list[RolePredictions]:
+    """Role predictions of a V-COCO pickle, of Python 2 or 3; missing keys, NaN scores are nothing.
 
     Only numbers, texts, containers and NumPy arrays are unpickled, so the file cannot run code.
 
@@ -165,7 +165,7 @@ def read_vcoco_pickle(path: str | Path) -> list[Detections]:
                 'person_box, "<action>_agent": score, "<action>_<role>": [x1, y1, x2, y2, score]}'
             ) from None
     return [
-        Detections(
+        RolePredictions(
             image_id,
             np.array([row[0] for row in rows], dtype=np.float64).reshape(-1, 4),
             [row[1] for row in rows],
@@ -198,8 +198,8 @@ def _edges(box: Any) -> np.ndarray:
     return np.asarray(box, dtype=np.float64).reshape(4) + INCLUSIVE
 
 
-def write_vcoco_pickle(path: str | Path, found: Sequence[Detections]) -> None:
-    """Write detections as the official evaluator wants them: every key in every entry.
+def write_vcoco_pickle(path: str | Path, found: Sequence[RolePredictions]) -> None:
+    """Write role predictions as the official evaluator wants them: every key in every entry.
 
     A person with several objects in a role gets several entries; NaN stands for nothing.
     """

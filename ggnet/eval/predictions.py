@@ -1,4 +1,4 @@
-"""Predicted triplets of images, and the JSON file that holds them.
+"""Predicted triplets of images, where the network looked, and the JSON file of the triplets.
 
     {"format": "ggnet predictions", "version": 1, "vocabulary": {...},
      "images": [{"image_id": "7", "file_name": "a.jpg",
@@ -64,6 +64,19 @@ class ImagePrediction:
     def __len__(self) -> int:
         """The number of triplets."""
         return len(self.scores)
+
+
+@dataclass(eq=False)
+class Gaze:
+    """Where the network looked to score the n triplets of one image, in original pixels.
+
+    ActPoint k of gaze step s for triplet i lies at `actpoints[s, i, k]` (x, y) and counts with
+    `weights[s, i, k]`; it may lie outside the image. Networks without gaze steps have S = 0.
+    """
+
+    points: np.ndarray  # (n, 2) float32 interaction points (x, y)
+    actpoints: np.ndarray  # (S, n, K, 2) float32
+    weights: np.ndarray  # (S, n, K) float32 in [0, 1]
 
 
 def write_predictions(

@@ -37,7 +37,7 @@ def score_file(
         if pickled:
             return Report(vcoco.evaluate(read_vcoco_pickle(path), truth), None, None)
         predictions = read_any(path, records, dataset.vocabulary)
-        found = vcoco.detections(predictions, dataset.vocabulary)
+        found = vcoco.role_predictions(predictions, dataset.vocabulary)
         result = vcoco.evaluate(found, truth)
         return make_report(result, predictions, records, dataset.vocabulary)
     if pickled:

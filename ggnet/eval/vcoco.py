@@ -56,8 +56,8 @@ class Person:
 
 
 @dataclass
-class Detections:
-    """Scored (person, action, role, object) detections of one image, in columns."""
+class RolePredictions:
+    """Scored (person, action, role, object) of one image, in columns."""
 
     image_id: str
     person_boxes: np.ndarray  # (n, 4) edges
@@ -164,8 +164,10 @@ def read_roles(path: str | Path) -> dict[str, list[Person]]:
         ) from None
 
 
-def detections(predictions: Iterable[ImagePrediction], vocabulary: Vocabulary) -> list[Detections]:
-    """The triplets as V-COCO detections; a person's score for an action is its best triplet's."""
+def role_predictions(
+    predictions: Iterable[ImagePrediction], vocabulary: Vocabulary
+) -> list[RolePredictions]:
+    """The triplets by V-COCO's roles; a person's score for an action is its best triplet's."""
     actions = sorted({name.rsplit("_", 1)[0] for name in vocabulary.verbs})
     action_of = np.array([actions.index(name.rsplit("_", 1)[0]) for name in vocabulary.verbs])
     result = []
@@ -179,7 +181,7 @@ def detections(predictions: Iterable[ImagePrediction], vocabulary: Vocabulary) -
         names += [f"{actions[action]}_{AGENT}" for action in agents[:, 4].astype(int).tolist()]
         nothing = np.full((len(agents), 4), np.nan)
         result.append(
-            Detections(
+            RolePredictions(
                 prediction.image_id,
                 np.concatenate([people, agents[:, :4]]),
                 names,
@@ -190,11 +192,11 @@ def detections(predictions: Iterable[ImagePrediction], vocabulary: Vocabulary) -
     return result
 
 
-def evaluate(found: Sequence[Detections], truth: dict[str, list[Person]]) -> VcocoResult:
-    """Score detections against the persons of a split.
+def evaluate(found: Sequence[RolePredictions], truth: dict[str, list[Person]]) -> VcocoResult:
+    """Score role predictions against the persons of a split.
 
     Raises:
-        UserError: detections of an image that is not in `truth`, two entries of the same image, or
+        UserError: predictions of an image that is not in `truth`, two entries of the same image, or
             a name that is no action and role.
     """
     seen: set[str] = set()
@@ -230,11 +232,11 @@ def evaluate(found: Sequence[Detections], truth: dict[str, list[Person]]) -> Vco
 
 
 def _match(
-    found: Sequence[Detections], truth: dict[str, list[Person]]
+    found: Sequence[RolePredictions], truth: dict[str, list[Person]]
 ) -> dict[str, dict[str, np.ndarray]]:
     """Name -> scenario -> (n,) bool: whether each detection is correct, by falling score.
 
-    Detections that go to a person without labels are left out.
+    Those that go to a person without labels are left out.
     """
     order = {image_id: rank for rank, image_id in enumerate(sorted(truth))}
     owners = np.array([order[i] for i in order for _ in truth[i]], dtype=np.int64)  # sorted

@@ -1,12 +1,13 @@
-"""Networks: backbones, GGNet and its variants."""
+"""Networks: backbones, GGNet and its variants, the detector around them."""
 
 from ggnet.config import ModelConfig
+from ggnet.models.detector import Detector
 from ggnet.models.dla import DLA34
 from ggnet.models.ggnet import GGNet
 from ggnet.models.hourglass import HourglassNet, hourglass104
 from ggnet.models.tiny import Tiny
 
-__all__ = ["DLA34", "GGNet", "HourglassNet", "Tiny", "build_model", "hourglass104"]
+__all__ = ["DLA34", "Detector", "GGNet", "HourglassNet", "Tiny", "build_model", "hourglass104"]
 
 
 def build_model(config: ModelConfig, num_objects: int, num_verbs: int) -> GGNet:

@@ -18,12 +18,7 @@ from ggnet.ops._backend import (  # noqa: E402
     use_backend,
 )
 from ggnet.ops.actpoint_aggregate import actpoint_aggregate  # noqa: E402
-from ggnet.ops.decode_hoi import (  # noqa: E402
-    Detections,
-    Triplets,
-    decode_detections,
-    decode_hoi,
-)
+from ggnet.ops.decode_hoi import decode_detections, decode_hoi  # noqa: E402
 from ggnet.ops.deform_conv2d import deform_conv2d  # noqa: E402
 from ggnet.ops.draw_heatmaps import draw_heatmaps  # noqa: E402
 from ggnet.ops.hna_loss import hna_loss  # noqa: E402
@@ -34,9 +29,7 @@ __all__ = [
     "BACKENDS",
     "OPERATORS",
     "BackendError",
-    "Detections",
     "Resolution",
-    "Triplets",
     "actpoint_aggregate",
     "decode_detections",
     "decode_hoi",

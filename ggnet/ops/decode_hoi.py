@@ -8,7 +8,7 @@ from torch import Tensor
 from ggnet.ops import _check
 from ggnet.ops.match_points import Peaks, match_points
 from ggnet.ops.topk_peaks import topk_peaks
-from ggnet.reference.decode_hoi import Detections, Triplets
+from ggnet.triplets import Detections, Triplets
 
 _DETECTION_MAPS = ("heatmap", "size", "center_frac")
 _INTERACTION_MAPS = ("interaction", "human_offset", "object_offset")

@@ -6,7 +6,7 @@ nothing is ever dispatched to them.
 """
 
 from ggnet.reference.actpoint_aggregate import actpoint_aggregate
-from ggnet.reference.decode_hoi import Detections, Triplets, decode_detections, decode_hoi
+from ggnet.reference.decode_hoi import decode_detections, decode_hoi
 from ggnet.reference.deform_conv2d import deform_conv2d
 from ggnet.reference.draw_heatmaps import draw_heatmaps
 from ggnet.reference.hna_loss import hna_loss
@@ -14,8 +14,6 @@ from ggnet.reference.match_points import match_points
 from ggnet.reference.topk_peaks import topk_peaks
 
 __all__ = [
-    "Detections",
-    "Triplets",
     "actpoint_aggregate",
     "decode_detections",
     "decode_hoi",

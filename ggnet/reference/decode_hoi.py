@@ -1,35 +1,13 @@
 """From the output of GGNet (CVPR 2021) to human-object-interaction triplets."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ggnet.reference.match_points import match_points
 from ggnet.reference.topk_peaks import topk_peaks
-
-
-class Triplets(NamedTuple):
-    """K triplets an image, highest score first; those with score 0 are padding."""
-
-    scores: Tensor  # (B, K)
-    verbs: Tensor  # (B, K) int64
-    human_boxes: Tensor  # (B, K, 4) x1, y1, x2, y2 in cells
-    object_boxes: Tensor  # (B, K, 4)
-    human_scores: Tensor  # (B, K)
-    object_scores: Tensor  # (B, K)
-    object_labels: Tensor  # (B, K) int64
-    interaction_yx: Tensor  # (B, K, 2) int64, cell of the interaction point
-    human_index: Tensor  # (B, K) int64, rank among the image's k human peaks or the detections
-    object_index: Tensor  # (B, K) int64, rank among the image's k object peaks or the detections
-
-
-class Detections(NamedTuple):
-    """N detected boxes an image; those with score 0 are padding."""
-
-    boxes: Tensor  # (B, N, 4) x1, y1, x2, y2 in cells
-    labels: Tensor  # (B, N) int64, 0 = person
-    scores: Tensor  # (B, N)
+from ggnet.triplets import Detections, Triplets
 
 
 def decode_detections(outputs: dict[str, Any], *, k: int = 100) -> Detections:

@@ -7,8 +7,7 @@ import numpy as np
 
 from ggnet.data.annotations import ImageRecord
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.engine.inference import Gaze
-from ggnet.eval.predictions import ImagePrediction
+from ggnet.eval.predictions import Gaze, ImagePrediction
 from ggnet.viz import style
 from ggnet.viz.canvas import Canvas, Chip, TextLine
 from ggnet.viz.page import compose

@@ -10,7 +10,7 @@ from ggnet.data.convert import convert
 from ggnet.data.problems import Problems
 from ggnet.data.tables import hico_vocabulary, vcoco_actions
 from ggnet.errors import UserError
-from ggnet.eval.vcoco import Detections, evaluate, read_roles
+from ggnet.eval.vcoco import RolePredictions, evaluate, read_roles
 
 
 def records_of(dataset, split):
@@ -86,7 +86,7 @@ def official_with_boxes(shared):
     return {"images": images, "annotations": annotations}
 
 
-def as_detections(truth):
+def as_predictions(truth):
     """The ground truth as predictions, scored in any order."""
     images = []
     for image_id, people in truth.items():
@@ -99,7 +99,7 @@ def as_detections(truth):
         boxes, names, objects = zip(*rows, strict=True) if rows else ([], [], [])
         scores = np.random.default_rng(0).random(len(rows))
         shaped = (np.array(values).reshape(-1, 4) for values in (boxes, objects))
-        images.append(Detections(image_id, next(shaped), list(names), next(shaped), scores))
+        images.append(RolePredictions(image_id, next(shaped), list(names), next(shaped), scores))
     return images
 
 
@@ -123,7 +123,7 @@ def test_vcoco_official(shared, tmp_path):
         for box in roles.values()
     )
     assert sum(len(record.pairs) for record in records) == with_object
-    result = evaluate(as_detections(truth), truth)
+    result = evaluate(as_predictions(truth), truth)
     assert all(ap == 100 for ap in result.agent_ap.values())
     for scenario in result.role_ap.values():
         assert all(ap == 100 for ap in scenario.values())

@@ -1,12 +1,13 @@
 """What only a GPU has: streams, graphs, synchronization, TF32."""
 
+import numpy as np
 import pytest
 import torch
 from test_operators import hoi_maps
 
 from ggnet import ops
 from ggnet.config import ModelConfig
-from ggnet.models import build_model
+from ggnet.models import Detector, build_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -61,6 +62,26 @@ def test_a_graph_captures_forward_and_decoding(backend):
     graph.replay()
     for replayed, eager in zip(captured, work(), strict=True):
         torch.testing.assert_close(replayed, eager)
+
+
+@torch.no_grad()
+def test_a_graph_captures_the_detector(backend):
+    torch.manual_seed(0)
+    network = build_model(ModelConfig(width=16, actpoints=9), 3, 4)
+    detector = Detector(network, np.ones((4, 3), bool), k=20).eval().cuda()
+    images = torch.randn(2, 3, 64, 64, device="cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        detector(images)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = detector(images)
+    images.copy_(torch.randn_like(images))
+    graph.replay()
+    for name, eager in detector(images)._asdict().items():
+        torch.testing.assert_close(getattr(captured, name), eager, msg=name)
 
 
 def test_work_goes_to_the_current_stream(backend):

@@ -126,12 +126,28 @@ def test_scores_are_positive_and_pairs_valid():
     assert (found.object_boxes <= [80, 100, 80, 100]).all()
 
 
-def test_network_is_used_in_evaluation_mode():
+def test_network_is_used_in_evaluation_mode_and_keeps_its_own():
     model = build_model(Config().model, 3, 3).train()
+    model.backbone.eval()  # frozen statistics, as in fine-tuning
+    modes = [module.training for module in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     run = predictor(model)
     run(*run.prepare([blank(64, 64)]))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
+    run.detector.network = None  # what fails must not change it either
+    with pytest.raises(TypeError):
+        run(*run.prepare([blank(64, 64)]))
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_device_is_chosen_by_name():
+    model = build_model(Config().model, 3, 3)
+    automatic = Predictor(model, VOCABULARY, Config())
+    assert automatic.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert Predictor(model, VOCABULARY, Config(), "cpu").device == CPU
+    with pytest.raises(UserError, match="device is 'tpu'; expected auto, cpu, cuda or cuda:N"):
+        Predictor(model, VOCABULARY, Config(), "tpu")
 
 
 def test_images_of_several_sizes_in_one_batch():
@@ -249,7 +265,7 @@ def test_predictor_of_a_run_folder(checkpoint):
     run = Predictor.from_checkpoint(folder, CPU)
     assert run.vocabulary == VOCABULARY
     assert torch.equal(
-        next(iter(run.model.state_dict().values())), next(iter(state["model"].values()))
+        next(iter(run.detector.network.state_dict().values())), next(iter(state["model"].values()))
     )
 
 
@@ -258,7 +274,7 @@ def test_averaged_weights_are_preferred(checkpoint):
     state["ema"] = {name: value + 1 for name, value in state["model"].items()}
     save_checkpoint(folder / "best.pt", state)
     run = Predictor.from_checkpoint(folder / "best.pt", CPU)
-    for name, value in run.model.state_dict().items():
+    for name, value in run.detector.network.state_dict().items():
         torch.testing.assert_close(value, state["ema"][name])
 
 

@@ -13,7 +13,7 @@ from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 from ggnet.eval.foreign import read_ppdm, read_vcoco_pickle, write_ppdm, write_vcoco_pickle
 from ggnet.eval.predictions import ImagePrediction
-from ggnet.eval.vcoco import Detections
+from ggnet.eval.vcoco import RolePredictions
 
 VOCABULARY = Vocabulary(
     "tiny", ("person", "dog"), (1, 18), ("pet", "walk"), (5, 7), ((0, 1), (1, 1))
@@ -76,7 +76,7 @@ def test_broken_ppdm_entries_are_named(tmp_path, changes, message):
 
 def test_vcoco_pickle_round_trip(tmp_path):
     nothing = [np.nan] * 4
-    image = Detections(
+    image = RolePredictions(
         "7",
         np.array([[0, 0, 10, 20.5]] * 5),
         ["hold_obj", "hold_obj", "kick_obj", "hold_agent", "walk_agent"],

@@ -13,7 +13,7 @@ from ggnet.eval.foreign import write_ppdm, write_vcoco_pickle
 from ggnet.eval.hico import HicoResult
 from ggnet.eval.predictions import ImagePrediction, write_predictions
 from ggnet.eval.score import score_file
-from ggnet.eval.vcoco import VcocoResult, detections
+from ggnet.eval.vcoco import VcocoResult, role_predictions
 from ggnet.viz.precision_recall import plot_precision_recall
 
 
@@ -120,7 +120,7 @@ def vcoco(tmp_path):
 def test_vcoco_from_json_and_pickle(vcoco, tmp_path):
     predictions = ground_truth(vcoco)
     write_predictions(tmp_path / "own.json", predictions, vcoco.vocabulary)
-    found = detections(predictions, vcoco.vocabulary)
+    found = role_predictions(predictions, vcoco.vocabulary)
     write_vcoco_pickle(tmp_path / "detections.pkl", found)
     for name in ("own.json", "detections.pkl"):
         result = score_file(tmp_path / name, vcoco).result

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ggnet.data.tables import vcoco_actions, vcoco_vocabulary
 from ggnet.errors import UserError
 from ggnet.eval.predictions import ImagePrediction
-from ggnet.eval.vcoco import Detections, Person, detections, evaluate
+from ggnet.eval.vcoco import Person, RolePredictions, evaluate, role_predictions
 
 NOTHING = (np.nan,) * 4
 MAN, WOMAN = (0, 0, 10, 20), (100, 0, 110, 20)
@@ -35,7 +35,7 @@ def person(box, labelled=True, **actions):
 def found(image_id, *rows):
     """rows: (person box, "action_role", object box, score)."""
     people, names, boxes, scores = zip(*rows, strict=True) if rows else ([], [], [], [])
-    return Detections(
+    return RolePredictions(
         image_id,
         np.array(people, dtype=float).reshape(-1, 4),
         list(names),
@@ -143,7 +143,7 @@ def test_triplets_give_agents_their_best_score():
         np.array([hold, hold, kick]),
         np.array([0.25, 0.5, 0.125], np.float32),
     )
-    (image,) = detections([prediction], vocabulary)
+    (image,) = role_predictions([prediction], vocabulary)
     rows = dict(zip(image.names, image.scores, strict=True))
     assert image.names[:3] == ["hold_obj", "hold_obj", "kick_obj"]
     assert rows["hold_agent"] == 0.5

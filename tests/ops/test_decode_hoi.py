@@ -4,6 +4,7 @@ from op_testing import generator, randn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ggnet import ops, reference
+from ggnet.triplets import Detections
 
 RULES = ("product", "distance")
 INTERACTION_MAPS = ("interaction", "human_offset", "object_offset")
@@ -178,7 +179,7 @@ def external(batch=2, count=13, seed=5):
     labels = torch.randint(0, 4, (batch, count), generator=generator(seed + 1))
     scores = torch.rand(batch, count, generator=generator(seed + 2))
     scores[:, -2:] = 0
-    return ops.Detections(boxes, labels, scores)
+    return Detections(boxes, labels, scores)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -222,7 +223,7 @@ def test_external_pair_by_hand():
     boxes = torch.tensor([[[6.0, 7, 8.5, 9], [0.5, 0.25, 2.5, 4.25], [1, 2, 2, 3]]])
     labels = torch.tensor([[2, 0, 1]])  # the third stands where the person does, but is none
     found = ops.decode_hoi(
-        maps, k=4, detections=ops.Detections(boxes, labels, torch.tensor([[0.5, 0.25, 0.9]]))
+        maps, k=4, detections=Detections(boxes, labels, torch.tensor([[0.5, 0.25, 0.9]]))
     )
     verb = torch.tensor(1.0).sigmoid()
     assert found.scores[0, 0].item() == pytest.approx(0.5 * 0.25 * verb.item())

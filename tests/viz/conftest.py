@@ -5,8 +5,7 @@ import pytest
 
 from ggnet.data.annotations import ImageRecord
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.engine.inference import Gaze
-from ggnet.eval.predictions import ImagePrediction
+from ggnet.eval.predictions import Gaze, ImagePrediction
 
 
 @pytest.fixture

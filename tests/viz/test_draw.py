@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ggnet.engine.inference import Gaze
+from ggnet.eval.predictions import Gaze
 from ggnet.viz import style
 from ggnet.viz.canvas import Canvas, Chip
 from ggnet.viz.draw import (

@@ -1,0 +1,66 @@
+"""Images to triplets as one module: what an exporter and a CUDA graph are given."""
+
+import numpy as np
+import pytest
+import torch
+
+from ggnet import ops
+from ggnet.config import ModelConfig
+from ggnet.models import Detector, build_model
+
+OBJECTS, VERBS, K = 3, 4, 20
+PAIRS = np.array([[0, 1, 1], [0, 0, 1], [1, 0, 0], [0, 1, 0]], bool)
+
+
+def detector(**switches) -> Detector:
+    torch.manual_seed(0)
+    network = build_model(ModelConfig(width=16, actpoints=9, **switches), OBJECTS, VERBS)
+    for name, parameter in network.named_parameters():
+        if "points" in name:  # zero at first: let them stray
+            torch.nn.init.normal_(parameter, std=0.1)
+    return Detector(network, PAIRS, k=K).eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_it_is_the_network_and_its_decoding(images):
+    model = detector()
+    found = model(images)
+    expected = ops.decode_hoi(model.network(images), torch.tensor(PAIRS), k=K)
+    for name, value in expected._asdict().items():
+        assert torch.equal(getattr(found, name), value), name
+    assert found.scores.shape == (2, K)
+    there = found.scores > 0
+    assert there.any()
+    assert PAIRS[found.verbs[there], found.object_labels[there]].all()
+
+
+def test_training_mode_is_refused(images):
+    with pytest.raises(RuntimeError, match="call .eval"):
+        detector().train()(images)
+
+
+def test_state_dict_is_the_networks():
+    model = detector()
+    theirs = {f"network.{name}" for name in model.network.state_dict()}
+    assert set(model.state_dict()) == theirs
+
+
+@pytest.mark.parametrize(
+    "switches", [{}, {"aggregation": "interaction+human+object", "apm": False}], ids=str
+)
+@torch.no_grad()
+def test_exported_it_finds_the_same_at_any_batch(images, switches):
+    model = detector(**switches)
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    program = torch.export.export(model, (images,), dynamic_shapes=(batch,), strict=False)
+    for count in (2, 1, 5):
+        some = torch.randn(count, 3, 64, 96)
+        for name, value in model(some)._asdict().items():
+            torch.testing.assert_close(
+                getattr(program.module()(some), name), value, rtol=0, atol=0, msg=name
+            )
