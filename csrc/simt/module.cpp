@@ -38,6 +38,7 @@ py::dict counters() {
   d["mma"] = c.mma;
   d["mma_macs"] = c.mma_macs;
   d["async_bytes"] = c.async_bytes;
+  d["shared_async_bytes"] = c.shared_async_bytes;
   d["load_bytes"] = c.load_bytes;
   d["load_sectors"] = c.load_sectors;
   d["load_requests"] = c.load_requests;
@@ -64,6 +65,7 @@ PYBIND11_MODULE(ggnet_simt, m) {
   m.def("counters", &counters, "Sums over the last launch: see Counters in simt.h.");
   m.attr("traced") = simt::simt_trace_access != nullptr;
   bind_planted(m);
+  bind_planted_hopper(m);
   bind_actpoint(m);
   bind_hna_loss(m);
   bind_heatmap(m);

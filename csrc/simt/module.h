@@ -11,6 +11,7 @@
 #include "simt/simt.h"
 
 void bind_planted(pybind11::module_& m);
+void bind_planted_hopper(pybind11::module_& m);
 void bind_actpoint(pybind11::module_& m);
 void bind_hna_loss(pybind11::module_& m);
 void bind_heatmap(pybind11::module_& m);

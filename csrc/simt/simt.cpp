@@ -194,6 +194,7 @@ void run_block(const Options& how) {
     f.group = 0;
     prepare(f);
   }
+  start_asynchronous();
   uint32_t round = 0;
   while (b.alive && worker->error.empty()) {
     bool progress = false;
@@ -213,10 +214,14 @@ void run_block(const Options& how) {
         }
       }
     }
-    if (!progress && b.alive && worker->error.empty())
-      worker->error =
-          "deadlock: threads wait at a barrier or warp collective that others never reach";
+    if (progress) continue;
+    fiber = nullptr;
+    if (!advance_asynchronous())
+      fail("deadlock: threads wait at a barrier or warp collective that others never reach" +
+           stuck_asynchronous());
   }
+  fiber = nullptr;
+  end_asynchronous();
   b.counters.threads += b.size;
   ++b.counters.blocks;
   b.counters.shared_bytes_per_block =
@@ -240,6 +245,7 @@ void Counters::add(const Counters& o) {
   mma += o.mma;
   mma_macs += o.mma_macs;
   async_bytes += o.async_bytes;
+  shared_async_bytes += o.shared_async_bytes;
   load_bytes += o.load_bytes;
   load_sectors += o.load_sectors;
   load_requests += o.load_requests;
@@ -254,6 +260,7 @@ void Counters::add(const Counters& o) {
 }
 
 void fail(const std::string& what) {
+  if (!fiber) throw std::runtime_error(what);  // the scheduler's own work
   worker->error = what + "; thread " + std::to_string(fiber->thread);
   // The fiber is abandoned with its stack: kernels own nothing that would have to be destroyed.
   to_scheduler(true);
@@ -389,14 +396,18 @@ void run(const char* name, dim3 grid, dim3 shape, size_t dynamic_bytes,
     b.dynamic_bytes = dynamic_bytes;
     if (dynamic_bytes) {
       void* memory = nullptr;
-      if (posix_memalign(&memory, 128, dynamic_bytes)) throw std::bad_alloc();
+      if (posix_memalign(&memory, 1024, dynamic_bytes)) throw std::bad_alloc();
       b.dynamic_shared = static_cast<unsigned char*>(memory);
     }
     for (uint64_t i; (i = next.fetch_add(1)) < blocks;) {
       b.linear = pick(static_cast<uint32_t>(i), static_cast<uint32_t>(blocks), how, 0);
       b.index =
           make_uint3(b.linear % grid.x, b.linear / grid.x % grid.y, b.linear / grid.x / grid.y);
-      run_block(how);
+      try {
+        run_block(how);
+      } catch (const std::runtime_error& failure) {
+        self.error = failure.what();
+      }
       if (!self.error.empty()) {
         std::lock_guard<std::mutex> lock(mutex);
         if (error.empty()) error = self.error + place();

@@ -47,7 +47,7 @@ struct Options {
   enum Order { kForward, kReverse, kShuffled };
   Order order = kForward;    // of blocks, of warps in a block, of lanes in a warp
   uint32_t seed = 1;         // of kShuffled
-  bool async_early = false;  // asynchronous copies land when issued; otherwise when waited for
+  bool async_early = false;  // asynchronous work is done when issued; otherwise when waited for
   int workers = 1;           // blocks run concurrently; forced to 1 in the instrumented build
   size_t shared_limit = 227u << 10;  // bytes a block may use (sm_90; 163 KiB on sm_80)
 };
@@ -55,9 +55,10 @@ struct Options {
 // Sums over a launch. Memory counters stay zero unless the build is instrumented.
 struct Counters {
   uint64_t blocks = 0, threads = 0, barriers = 0, collectives = 0;  // collectives: per warp
-  uint64_t mma = 0;          // warp-wide tensor-core instructions
-  uint64_t mma_macs = 0;     // multiply-adds in them
-  uint64_t async_bytes = 0;  // by cp.async
+  uint64_t mma = 0;                 // warp-wide tensor-core instructions
+  uint64_t mma_macs = 0;            // multiply-adds in them
+  uint64_t async_bytes = 0;         // by cp.async, plain or bulk
+  uint64_t shared_async_bytes = 0;  // of shared memory, read by wgmma
   uint64_t load_bytes = 0, load_sectors = 0, load_requests = 0;     // global memory
   uint64_t store_bytes = 0, store_sectors = 0, store_requests = 0;  // global memory
   uint64_t atomic_bytes = 0, atomic_requests = 0;                   // global memory
@@ -69,7 +70,14 @@ struct Counters {
 extern Options options;    // of the next launch
 extern Counters counters;  // of the last launch
 
-enum class State : uint8_t { kReady, kAtBarrier, kInCollective, kDone };
+enum class State : uint8_t {
+  kReady,
+  kAtBarrier,
+  kInCollective,
+  kAtMbarrier,   // hopper.h
+  kAtWarpgroup,  // hopper.h
+  kDone
+};
 
 struct AsyncCopy {
   void* target;
@@ -132,6 +140,13 @@ void async_commit();
 void async_wait(int groups_left);
 void run(const char* name, dim3 grid, dim3 shape, size_t dynamic_bytes,
          const std::function<void()>& body);
+
+// What is asynchronous on Hopper (hopper.cpp): at a block's start; when no thread can go on (false
+// where nothing is under way); at its end; what threads wait for, to be said of a deadlock.
+void start_asynchronous();
+bool advance_asynchronous();
+void end_asynchronous();
+std::string stuck_asynchronous();
 
 // Hooks of the instrumented build.
 extern "C" void simt_trace_access(const void* address, int bytes, int write, const void* site)
