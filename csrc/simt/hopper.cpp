@@ -68,6 +68,9 @@ struct Warpgroup {
 struct Thread {
   bool fenced = false;
   uint32_t group = 0;  // committed groups
+  // Its stack at the fence, hence all registers that a product may use.
+  const unsigned char* stack = nullptr;
+  std::vector<unsigned char> stack_bytes;
 };
 
 // Of the block in execution.
@@ -299,6 +302,25 @@ void poison(const Accumulator& d) {
     for (int r = 0; r < d.columns / 2; ++r) std::memcpy(&registers[r], &kPoison, 4);
 }
 
+void require_poison(const Accumulator& d) {
+  for (const float* registers : d.registers)
+    for (int r = 0; r < d.columns / 2; ++r)
+      if (std::memcmp(&registers[r], &kPoison, 4))
+        fail("accumulators of a wgmma were written before the product was waited for");
+}
+
+void keep_stack(Thread& thread) {
+#if !defined(__SANITIZE_ADDRESS__)  // which forbids to read all of a stack
+  thread.stack = static_cast<const unsigned char*>(__builtin_frame_address(0));
+  thread.stack_bytes.assign(thread.stack, fiber->stack_end);
+#endif
+}
+void require_fenced(const Thread& thread, const void* registers, size_t bytes) {
+  const size_t at = static_cast<const unsigned char*>(registers) - thread.stack;
+  if (at < thread.stack_bytes.size() && std::memcmp(&thread.stack_bytes[at], registers, bytes))
+    fail("registers that a wgmma uses were written after wgmma.fence");
+}
+
 void require_unchanged(const Operand& o) {
   if (!o.in_registers && read(o) != o.bits)
     fail("shared memory that a wgmma reads changed before the product was waited for");
@@ -316,7 +338,9 @@ void complete(Warpgroup& group, uint32_t until) {
     execute(p);
     const bool last = std::none_of(group.products.begin(), group.products.end(),
                                    [&](const Product& later) { return later.d == p.d; });
-    if (last) to_registers(*p.d);
+    if (!last) continue;
+    require_poison(*p.d);
+    to_registers(*p.d);
   }
 }
 
@@ -334,13 +358,22 @@ void start_asynchronous() {
   hopper.barriers.clear();
   hopper.copies.clear();
   for (Warpgroup& group : hopper.warpgroups) group = Warpgroup{};
-  hopper.threads.assign(block->size, Thread{});
+  hopper.threads.resize(block->size);
+  for (Thread& thread : hopper.threads) {
+    thread.fenced = false;
+    thread.group = 0;
+  }
 }
 
 bool advance_asynchronous() {
-  if (!hopper.copies.empty()) {
-    const BulkCopy copy = hopper.copies.front();
-    hopper.copies.pop_front();
+  if (const size_t n = hopper.copies.size()) {
+    static thread_local uint32_t random;
+    random = random * 1664525u + 1013904223u + options.seed;
+    const size_t i = options.order == Options::kForward   ? 0
+                     : options.order == Options::kReverse ? n - 1
+                                                          : (random >> 8) % n;
+    const BulkCopy copy = hopper.copies[i];
+    hopper.copies.erase(hopper.copies.begin() + i);
     land(copy);
     return true;
   }
@@ -371,10 +404,10 @@ std::string stuck_asynchronous() {
              " for the rest of its warpgroup";
     } else if (f.state == State::kAtMbarrier) {
       const Mbarrier& b = hopper.barriers[*static_cast<const uint64_t*>(f.input) ^ kBarrierStamp];
-      text = "; thread " + std::to_string(i) + " waits for a phase of the mbarrier at " +
-             hexadecimal(shared_address(b.memory)) + ", which lacks " + std::to_string(b.pending) +
-             " of " + std::to_string(b.arrivals) + " arrivals and " + std::to_string(b.bytes) +
-             " bytes";
+      text = "; thread " + std::to_string(i) + " waits for parity " + std::to_string(f.operation) +
+             " of the mbarrier at " + hexadecimal(shared_address(b.memory)) + ", in whose phase " +
+             std::to_string(b.phase) + " are missing " + std::to_string(b.pending) + " of " +
+             std::to_string(b.arrivals) + " arrivals and " + std::to_string(b.bytes) + " bytes";
     }
   }
   return text;
@@ -429,6 +462,7 @@ void mbarrier_wait(uint64_t* memory, int parity, const void*) {
   // Like hardware, a thread that comes back late may find that the next phase has ended as well.
   while ((find(memory, "mbarrier.try_wait").phase & 1) == static_cast<uint32_t>(parity)) {
     fiber->input = memory;
+    fiber->operation = parity;
     fiber->state = State::kAtMbarrier;
     yield();
   }
@@ -454,7 +488,11 @@ void bulk_load(void* shared, const void* global, int bytes, uint64_t* memory, co
 
 void fence_async_shared() {}
 
-void wgmma_fence(const void*) { hopper.threads[fiber->thread].fenced = true; }
+void wgmma_fence(const void*) {
+  Thread& me = hopper.threads[fiber->thread];
+  me.fenced = true;
+  keep_stack(me);
+}
 
 void wgmma_commit(const void*) { ++hopper.threads[fiber->thread].group; }
 
@@ -483,15 +521,15 @@ void wgmma(float* d, int columns, const uint32_t* a, uint64_t a_descriptor, uint
     const uint32_t* a;
     uint64_t a_descriptor, b_descriptor;
     int columns;
-    bool add, fenced;
+    bool add;
     uint32_t group;
     bool agrees(const Issue& o) const {
       return a_descriptor == o.a_descriptor && b_descriptor == o.b_descriptor &&
              columns == o.columns && add == o.add && group == o.group;
     }
   };
-  const Thread& me = hopper.threads[fiber->thread];
-  const Issue mine{d, a, a_descriptor, b_descriptor, columns, add, me.fenced, me.group};
+  const Issue mine{
+      d, a, a_descriptor, b_descriptor, columns, add, hopper.threads[fiber->thread].group};
   together("wgmma", &mine, [&](Warpgroup& group, Fiber* fibers) {
     auto issue = [&](uint32_t i) -> const Issue& {
       return *static_cast<const Issue*>(fibers[i].input);
@@ -501,8 +539,10 @@ void wgmma(float* d, int columns, const uint32_t* a, uint64_t a_descriptor, uint
         fail(
             "threads of one warpgroup disagree on a wgmma: its descriptors, its size, whether it "
             "adds, or its group");
-      if (!issue(i).fenced)
+      const Thread& thread = hopper.threads[fibers[i].thread];
+      if (!thread.fenced)
         fail("wgmma without wgmma.fence since the last wgmma.wait_group or the kernel's start");
+      if (a) require_fenced(thread, issue(i).a, 16);
     }
     Product p{.group = mine.group,
               .a = {a != nullptr, transposed, a_descriptor, kRows, {}},
@@ -530,7 +570,10 @@ void wgmma(float* d, int columns, const uint32_t* a, uint64_t a_descriptor, uint
     if (!p.d) {
       p.d = std::make_shared<Accumulator>();
       p.d->columns = columns;
-      for (uint32_t i = 0; i < kWarpgroup; ++i) p.d->registers[i] = issue(i).d;
+      for (uint32_t i = 0; i < kWarpgroup; ++i) {
+        p.d->registers[i] = issue(i).d;
+        require_fenced(hopper.threads[fibers[i].thread], issue(i).d, columns * 2);
+      }
       p.d->value.resize(kRows * columns);
       if (add) from_registers(*p.d);
       if (!options.async_early) poison(*p.d);

@@ -20,6 +20,8 @@ enum class Bug {
   kWrongStride,
   kMissingProxyFence,
   kMissingWgmmaFence,
+  kLateWrite,
+  kWrittenAccumulator,
 };
 
 constexpr int kStages = 2;
@@ -64,20 +66,25 @@ __global__ void rows(const T* a, const T* b, float* out, int steps) {
   uint32_t fragment[2][4][4];
   for (int step = 0; step < steps; ++step) {
     const int s = step % kStages;
-    for (int k = 0; k < 4; ++k)
-      for (int r = 0; r < 4; ++r)
-        memcpy(
-            &fragment[step % 2][k][r],
-            a + (warp * 16 + g + r % 2 * 8) * 64 * steps + step * 64 + k * 16 + r / 2 * 8 + 2 * t,
-            4);
+    auto load = [&] {
+      for (int k = 0; k < 4; ++k)
+        for (int r = 0; r < 4; ++r)
+          memcpy(
+              &fragment[step % 2][k][r],
+              a + (warp * 16 + g + r % 2 * 8) * 64 * steps + step * 64 + k * 16 + r / 2 * 8 + 2 * t,
+              4);
+    };
+    if (bug != Bug::kLateWrite) load();
     ggnet::mbarrier_wait(full + s, (step / kStages + (bug == Bug::kWrongPhase)) % 2);
     if (bug != Bug::kMissingWgmmaFence || step == 0) ggnet::wgmma_fence();
+    if (bug == Bug::kLateWrite) load();
     const uint64_t matrix =
         ggnet::matrix_descriptor(stages + s * kBytes, bug == Bug::kWrongStride ? 2048 : 1024);
     for (int k = 0; k < 4; ++k)
       Wgmma<N, T>::rows(d, fragment[step % 2][k], ggnet::hopper_advance(matrix, k * 32),
                         step > 0 || k > 0);
     ggnet::wgmma_commit();
+    if (bug == Bug::kWrittenAccumulator) d[0] = 0;
     if (bug == Bug::kEarlyRefill) ggnet::mbarrier_arrive(empty + s);
     ggnet::wgmma_wait<1>();
     if (bug != Bug::kEarlyRefill && step > 0) ggnet::mbarrier_arrive(empty + (step - 1) % kStages);
@@ -122,11 +129,13 @@ __global__ void columns(const T* a, const T* b, float* out, int steps) {
     return;
   }
   float d[N / 2];
-  for (float& x : d) x = 0;
+  for (float& x : d) x = bug == Bug::kLateWrite;
   for (int step = 0; step < steps; ++step) {
     const int s = step % kStages;
     ggnet::mbarrier_wait(full + s, step / kStages % 2);
     if (bug != Bug::kMissingWgmmaFence) ggnet::wgmma_fence();
+    if (bug == Bug::kLateWrite && step == 0)
+      for (float& x : d) x = 0;
     const uint64_t left = ggnet::matrix_descriptor(stages + s * kBytes, 1024);
     const uint64_t right = ggnet::matrix_descriptor(stages + s * kBytes + kPanel, 1024,
                                                     bug == Bug::kWrongStride ? 2048 : kPanel);
@@ -135,7 +144,8 @@ __global__ void columns(const T* a, const T* b, float* out, int steps) {
                            ggnet::hopper_advance(right, k * 128), true);
     ggnet::wgmma_commit();
     if (bug == Bug::kEarlyRefill && threadIdx.x == 0) ggnet::mbarrier_arrive(empty + s);
-    if (bug != Bug::kEarlyRead) ggnet::wgmma_wait<0>();
+    if (bug == Bug::kWrittenAccumulator) d[0] = 0;
+    if (bug != Bug::kEarlyRead || step + 1 < steps) ggnet::wgmma_wait<0>();
     if (bug != Bug::kEarlyRefill && threadIdx.x == 0) ggnet::mbarrier_arrive(empty + s);
   }
   store_accumulators<N>(d, out);
@@ -179,6 +189,8 @@ void run(const std::string& kernel, const std::string& bug, const std::string& t
       CASE("wrong_stride", kWrongStride)
       CASE("missing_proxy_fence", kMissingProxyFence)
       CASE("missing_wgmma_fence", kMissingWgmmaFence)
+      CASE("late_write", kLateWrite)
+      CASE("written_accumulator", kWrittenAccumulator)
 #undef CASE
     }
     throw py::value_error("no planted product '" + bug + "' of " + type);

@@ -132,6 +132,7 @@ extern "C" __attribute__((used, noinline)) void simt_fiber_entry() {
 }
 
 void prepare(Fiber& f) {
+  f.stack_end = worker->stacks + (f.thread + 1) * kStack;
 #if defined(__x86_64__)
   void** top = reinterpret_cast<void**>(worker->stacks + (f.thread + 1) * kStack);
   *--top = nullptr;  // return address of the entry: never used, keeps the stack aligned

@@ -88,6 +88,7 @@ struct AsyncCopy {
 struct Fiber {
   void* stack_pointer = nullptr;
   void* fake_stack = nullptr;  // ASan's
+  const unsigned char* stack_end = nullptr;
   uint3 index{};
   uint32_t thread = 0, lane = 0;
   State state = State::kDone;

@@ -46,3 +46,36 @@ def test_product(simt, kernel, size, dtype, early):
     read = size if kernel == "rows" else size + 64  # a is in registers, or shared as well
     assert counted["shared_async_bytes"] == 2 * read * DEPTH
     assert counted["async_bytes"] == (2 * size * DEPTH if kernel == "rows" else 0)
+
+
+# Kernel, bug, and what is said of it ("wrong result": the output differs). In the default mode,
+# where what is asynchronous happens late, each is found in every order.
+FOUND = [
+    ("rows", "early_read", "wrong result"),
+    ("columns", "early_read", "wrong result"),
+    ("rows", "early_refill", "changed before the product was waited for"),
+    ("columns", "early_refill", "changed before the product was waited for"),
+    ("rows", "few_bytes", "bytes"),
+    ("rows", "wrong_phase", "parity 1 of the mbarrier"),
+    ("columns", "wrong_phase", "parity 0 of the mbarrier"),
+    ("rows", "wrong_stride", "outside the block's memory"),
+    ("columns", "wrong_stride", "wrong result"),
+    ("rows", "missing_wgmma_fence", "without wgmma.fence"),
+    ("columns", "missing_wgmma_fence", "without wgmma.fence"),
+    ("rows", "late_write", "written after wgmma.fence"),
+    ("columns", "late_write", "written after wgmma.fence"),
+    ("rows", "written_accumulator", "accumulators of a wgmma were written"),
+    ("columns", "written_accumulator", "accumulators of a wgmma were written"),
+]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=("forward", "reverse", "shuffled"))
+@pytest.mark.parametrize(("kernel", "bug", "says"), FOUND)
+def test_bug_is_found(simt, kernel, bug, says, order):
+    a, b, product = operands(kernel, "bfloat16", 128)
+    if says != "wrong result":
+        with pytest.raises(RuntimeError, match=says):
+            launch(simt, kernel, bug, "bfloat16", 128, a, b, **order)
+        return
+    out = launch(simt, kernel, bug, "bfloat16", 128, a, b, **order)
+    assert not np.allclose(out, product, rtol=0, atol=1e-2)
