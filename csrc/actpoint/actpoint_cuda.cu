@@ -5,11 +5,15 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstdlib>
 #include <optional>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
 #include "actpoint/actpoint_cuda.h"
+#include "actpoint/actpoint_hopper_cuda.h"
 #include "common/check.h"
 #include "common/cuda.h"
 
@@ -27,13 +31,28 @@ MemoryFormat format(bool channels_last) {
   return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
-// Whether the kernels were compiled for tensor cores: code for older devices, even if a newer one
-// runs it, has none.
-bool has_tensor_cores() {
-  cudaFuncAttributes attributes;
-  check_cuda(cudaFuncGetAttributes(&attributes, deform::clear_largest_kernel),
-             "the library has no code for this device; compile it with TORCH_CUDA_ARCH_LIST");
-  return attributes.ptxVersion >= 80;
+// What the kernels compiled for the current device can use.
+struct Code {
+  bool tensor_cores;  // code for older devices, even if a newer one runs it, has none
+  bool hopper;
+};
+Code code_of_device() {
+  // Asking takes longer than a small kernel, so each device is asked once.
+  constexpr int kDevices = 64;
+  static std::atomic<int> known[kDevices];  // 0, or 1 plus a bit each
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  int bits = device < kDevices ? known[device].load(std::memory_order_relaxed) : 0;
+  if (bits == 0) {
+    cudaFuncAttributes attributes;
+    check_cuda(cudaFuncGetAttributes(&attributes, deform::clear_largest_kernel),
+               "the library has no code for this device; compile it with TORCH_CUDA_ARCH_LIST");
+    bits = 1 + 2 * (attributes.ptxVersion >= 80) + 4 * deform::hopper::available();
+    if (device < kDevices) known[device].store(bits, std::memory_order_relaxed);
+  }
+  const char* choice = std::getenv("GGNET_HOPPER");
+  const bool allowed = choice == nullptr || std::string_view(choice) != "0";
+  return {(bits & 2) != 0, (bits & 4) != 0 && allowed};
 }
 
 // f(type tag, math constant)
@@ -78,9 +97,10 @@ class Call {
                     "features have ", features.size(0) * features.size(2) * features.size(3),
                     " cells, expected fewer than 2**27 on a CUDA device");
     // Half precision needs tensor cores; without them it is computed in float32.
-    const bool tensor_cores = has_tensor_cores();
-    dtype_ = tensor_cores ? dtype : ScalarType::Float;
-    tf32_ = tf32 && tensor_cores;
+    const Code code = code_of_device();
+    dtype_ = code.tensor_cores ? dtype : ScalarType::Float;
+    tf32_ = tf32 && code.tensor_cores;
+    hopper_ = code.hopper && dtype_ != ScalarType::Float;
     features_ = take(features, MemoryFormat::ChannelsLast);
     weight_ = take(weight, MemoryFormat::Contiguous);
     weight_channels_last_ = is_channels_last(weight);
@@ -145,6 +165,13 @@ class Call {
     p.relu = relu;
     dispatch(dtype_, tf32_, [&](auto tag, auto math) {
       using T = decltype(tag);
+      if constexpr (sizeof(T) == 2) {
+        if (hopper_ && deform::hopper::can_forward<T>(p)) {
+          const Tensor packed = pack_for_hopper<T, false>();
+          p.weight = packed.const_data_ptr();
+          return deform::hopper::forward<T>(p, device_.stream);
+        }
+      }
       const Tensor packed = pack<T, math()>(deform::forward_tile<T>(shape));
       p.weight = packed.const_data_ptr();
       deform::forward<T, math()>(p, device_.stream);
@@ -194,7 +221,7 @@ class Call {
  private:
   OnDevice device_;
   Tensor like_, features_, weight_;
-  bool channels_last_, weight_channels_last_ = false, tf32_ = false;
+  bool channels_last_, weight_channels_last_ = false, tf32_ = false, hopper_ = false;
   ScalarType dtype_;  // of the computation
   std::vector<Tensor> kept_;
 
@@ -223,14 +250,20 @@ class Call {
     return packed;
   }
 
+  template <class T, bool kBackward>
+  Tensor pack_for_hopper() const {
+    const Tensor packed = empty({deform::hopper::packed_size(shape)}, like_, false, dtype_);
+    deform::hopper::pack<T, kBackward>(shape, weight_.const_data_ptr(), packed.mutable_data_ptr(),
+                                       device_.stream);
+    return packed;
+  }
+
   template <class T, deform::Math kMath>
   void data_gradients(Gradients& grads, const T* grad_out, const Tensor& points, const Tensor* mask,
                       int64_t wanted, bool deterministic) {
     DeformBackwardParams b{};
     b.forward = p;
     b.grad_out = grad_out;
-    const Tensor packed = pack<T, kMath>(deform::backward_tile<T>(shape));
-    b.forward.weight = packed.const_data_ptr();
 
     const int64_t count = features_.numel();
     Tensor sums = empty({0}, like_), unit = floats(1), scratch = floats(3);
@@ -261,7 +294,7 @@ class Call {
         b.grad_mask_strides = strides_of(grads.mask);
       }
     }
-    deform::backward<T, kMath>(b, device_.stream);
+    run_backward<T, kMath>(b);
     if (wanted & kFeatures) {
       const Tensor result =
           empty({shape.batch, shape.channels, shape.height, shape.width}, like_, true, dtype_);
@@ -276,14 +309,35 @@ class Call {
   }
 
   template <class T, deform::Math kMath>
+  void run_backward(DeformBackwardParams& b) {
+    if constexpr (sizeof(T) == 2) {
+      if (hopper_ && deform::hopper::can_backward(b)) {
+        const Tensor packed = pack_for_hopper<T, true>();
+        const Tensor dots = floats(deform::hopper::dots_size(shape));
+        b.forward.weight = packed.const_data_ptr();
+        return deform::hopper::backward<T>(b, static_cast<float*>(dots.mutable_data_ptr()),
+                                           device_.stream);
+      }
+    }
+    const Tensor packed = pack<T, kMath>(deform::backward_tile<T>(shape));
+    b.forward.weight = packed.const_data_ptr();
+    deform::backward<T, kMath>(b, device_.stream);
+  }
+
+  template <class T, deform::Math kMath>
   void weight_gradient(Gradients& grads, const T* grad_out) {
     DeformWeightGradParams w{};
     w.forward = p;
     w.grad_out = grad_out;
-    w.splits = deform::weight_grad_splits(shape, sizeof(T));
+    const bool hopper = sizeof(T) == 2 && hopper_ && deform::hopper::can_weight_grad(w);
+    w.splits = hopper ? deform::hopper::weight_grad_splits(shape)
+                      : deform::weight_grad_splits(shape, sizeof(T));
     const Tensor partial = floats(w.splits * weight_.numel());
     w.partial = static_cast<float*>(partial.mutable_data_ptr());
-    deform::weight_grad<T, kMath>(w, device_.stream);
+    if constexpr (sizeof(T) == 2) {
+      if (hopper) deform::hopper::weight_grad<T>(w, device_.stream);
+    }
+    if (!hopper) deform::weight_grad<T, kMath>(w, device_.stream);
     const Tensor result = empty(weight_.sizes(), like_, false, dtype_);
     deform::reduce_weight<T>(w, static_cast<T*>(result.mutable_data_ptr()), device_.stream);
     grads.weight = give(result, weight_channels_last_);

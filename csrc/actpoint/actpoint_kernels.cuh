@@ -92,44 +92,71 @@ struct alignas(16) Placement {
   int corner;    // index of cell (y, x) in [B, H, W], times 16, plus one bit a corner inside
 };
 
-// Bits 0 to 3: corners (y, x), (y, x+1), (y+1, x), (y+1, x+1).
+// What `place` reads of a point.
 template <class T>
-__device__ Placement place(const DeformForwardParams& p, const Cell& cell, int k) {
-  const DeformShape& s = p.shape;
+struct RawPoint {
+  T dy, dx, base_dy, base_dx, mask;
+};
+template <class T>
+__device__ __forceinline__ RawPoint<T> read_point(const DeformForwardParams& p, const Cell& cell,
+                                                  int k) {
   const auto [batch, oy, ox] = cell;
   const T* offset = static_cast<const T*>(p.offset) + batch * p.offset_strides.batch +
                     oy * p.offset_strides.row + ox * p.offset_strides.column;
-  float dy = to_float(offset[(2 * k) * p.offset_strides.channel]);
-  float dx = to_float(offset[(2 * k + 1) * p.offset_strides.channel]);
+  const T zero = from_float<T>(0.0f);
+  RawPoint<T> raw{offset[(2 * k) * p.offset_strides.channel],
+                  offset[(2 * k + 1) * p.offset_strides.channel], zero, zero, zero};
   if (p.base_offset) {
     const T* base = static_cast<const T*>(p.base_offset) + batch * p.base_strides.batch +
                     oy * p.base_strides.row + ox * p.base_strides.column;
-    dy += to_float(base[(2 * k) * p.base_strides.channel]);
-    dx += to_float(base[(2 * k + 1) * p.base_strides.channel]);
+    raw.base_dy = base[(2 * k) * p.base_strides.channel];
+    raw.base_dx = base[(2 * k + 1) * p.base_strides.channel];
+  }
+  if (p.mask)
+    raw.mask =
+        static_cast<const T*>(p.mask)[batch * p.mask_strides.batch + k * p.mask_strides.channel +
+                                      oy * p.mask_strides.row + ox * p.mask_strides.column];
+  return raw;
+}
+
+// Bits 0 to 3: corners (y, x), (y, x+1), (y+1, x), (y+1, x+1). iy, ix: y and x.
+template <class T>
+__device__ __forceinline__ Placement place(const DeformForwardParams& p, const Cell& cell, int k,
+                                           const RawPoint<T>& raw, int& iy, int& ix) {
+  const DeformShape& s = p.shape;
+  float dy = to_float(raw.dy), dx = to_float(raw.dx);
+  if (p.base_offset) {
+    dy += to_float(raw.base_dy);
+    dx += to_float(raw.base_dx);
   }
   float scale = 1.0f;
   if (p.mask) {
-    scale = to_float(
-        static_cast<const T*>(p.mask)[batch * p.mask_strides.batch + k * p.mask_strides.channel +
-                                      oy * p.mask_strides.row + ox * p.mask_strides.column]);
+    scale = to_float(raw.mask);
     if (p.sigmoid) scale = 1.0f / (1.0f + expf(-scale));
   }
-  const float y = oy * s.stride_h - s.pad_h + (k / s.kernel_w) * s.dilation_h + dy;
-  const float x = ox * s.stride_w - s.pad_w + (k % s.kernel_w) * s.dilation_w + dx;
+  const float y = cell.y * s.stride_h - s.pad_h + (k / s.kernel_w) * s.dilation_h + dy;
+  const float x = cell.x * s.stride_w - s.pad_w + (k % s.kernel_w) * s.dilation_w + dx;
+  iy = ix = 0;
   Placement at{0.0f, 0.0f, 0.0f, 0};
   // Written so that NaN is outside. At exactly -1 the sample is zero, but its derivative from the
   // right is not.
   if (!(y >= -1.0f && x >= -1.0f && y < s.height && x < s.width)) return at;
   const float y0 = floorf(y), x0 = floorf(x);
-  const int iy = static_cast<int>(y0), ix = static_cast<int>(x0);
+  iy = static_cast<int>(y0);
+  ix = static_cast<int>(x0);
   at.fy = y - y0;
   at.fx = x - x0;
   at.scale = scale;
   const int top = iy >= 0, bottom = iy + 1 < s.height, left = ix >= 0, right = ix + 1 < s.width;
-  const int corner = (batch * s.height + iy) * s.width + ix;
+  const int corner = (cell.batch * s.height + iy) * s.width + ix;
   at.corner =
       corner * 16 + (top & left) + 2 * (top & right) + 4 * (bottom & left) + 8 * (bottom & right);
   return at;
+}
+template <class T>
+__device__ Placement place(const DeformForwardParams& p, const Cell& cell, int k) {
+  int iy, ix;
+  return place<T>(p, cell, k, read_point<T>(p, cell, k), iy, ix);
 }
 
 // The 16 bytes at channel c of the four corners; zero outside the image and beyond the channels.

@@ -1,7 +1,9 @@
 // The deformable aggregation's device kernels in the emulator's module: NumPy arrays in and out.
 // Features and outputs are [B, H, W, C]; points, offsets and masks [B, channels, h, w]; weight
 // [O, C, K]. bfloat16 arrays are passed as uint16.
-#include "actpoint/actpoint_backward_kernels.cuh"
+#include "actpoint/actpoint_hopper_backward_kernels.cuh"
+#include "actpoint/actpoint_hopper_forward_kernels.cuh"
+#include "actpoint/actpoint_hopper_weight_grad_kernels.cuh"
 #include "simt/module.h"
 
 namespace py = pybind11;
@@ -29,6 +31,19 @@ void dispatch(const std::string& math, F f) {
     f(float{}, std::integral_constant<Math, Math::kFloat>{});
   else
     throw py::value_error("math is '" + math + "'; expected float16, bfloat16, tf32 or float32");
+}
+
+// f(type tag) where the Hopper kernels do it; false where they are not asked.
+template <class F>
+bool on_hopper(bool hopper, const std::string& math, F f) {
+  if (!hopper) return false;
+  dispatch(math, [&](auto tag, auto) {
+    using T = decltype(tag);
+    bool can = false;
+    if constexpr (sizeof(T) == 2) can = f(tag);
+    if (!can) throw py::value_error("the Hopper kernels cannot do this");
+  });
+  return true;
 }
 
 struct Problem {
@@ -82,12 +97,22 @@ struct Aligned {  // as a device allocator gives it
 void actpoint_forward(const std::string& math, const py::dict& shape, const py::object& features,
                       const py::object& offset, const py::object& base, const py::object& mask,
                       const py::object& weight, const py::object& bias, const py::object& out,
-                      bool sigmoid, bool relu) {
+                      bool sigmoid, bool relu, bool hopper) {
   const Problem p = problem(shape);
   DeformForwardParams f = common(p, features, offset, base, mask, sigmoid);
   f.bias = simt::data(bias, p.shape.outputs, "bias");
   f.out = simt::data(out, p.out, "out");
   f.relu = relu;
+  const bool done = on_hopper(hopper, math, [&](auto tag) {
+    using T = decltype(tag);
+    if (!hopper::can_forward<T>(f)) return false;
+    Aligned<T> packed(hopper::packed_size(f.shape));
+    hopper::pack<T, false>(f.shape, simt::data(weight, p.weight, "weight"), packed.memory, nullptr);
+    f.weight = packed.memory;
+    hopper::forward<T>(f, nullptr);
+    return true;
+  });
+  if (done) return;
   dispatch(math, [&](auto tag, auto m) {
     using T = decltype(tag);
     const int tile = forward_tile<T>(f.shape);
@@ -103,7 +128,7 @@ void actpoint_backward(const std::string& math, const py::dict& shape, const py:
                        const py::object& features, const py::object& offset, const py::object& base,
                        const py::object& mask, const py::object& weight,
                        const py::object& grad_features, const py::object& grad_offset,
-                       const py::object& grad_mask, bool sigmoid, bool deterministic) {
+                       const py::object& grad_mask, bool sigmoid, bool deterministic, bool hopper) {
   const Problem p = problem(shape);
   DeformBackwardParams b{};
   b.forward = common(p, features, offset, base, mask, sigmoid);
@@ -116,10 +141,6 @@ void actpoint_backward(const std::string& math, const py::dict& shape, const py:
   dispatch(math, [&](auto tag, auto m) {
     using T = decltype(tag);
     const T* w = static_cast<const T*>(simt::data(weight, p.weight, "weight"));
-    const int tile = backward_tile<T>(b.forward.shape);
-    Aligned<T> packed(packed_weight_size<T>(b.forward.shape, tile));
-    pack_weight<T, m()>(b.forward.shape, tile, w, packed.memory, nullptr);
-    b.forward.weight = packed.memory;
     std::vector<float> sums(deterministic ? 0 : p.features);
     std::vector<long long> fixed(deterministic ? p.features : 0);
     float unit = 1.0f;
@@ -131,7 +152,25 @@ void actpoint_backward(const std::string& math, const py::dict& shape, const py:
     } else {
       b.grad_features = sums.data();
     }
-    backward<T, m()>(b, nullptr);
+    const bool done = on_hopper(hopper, math, [&](auto) {
+      if constexpr (sizeof(T) == 2) {
+        if (!hopper::can_backward(b)) return false;
+        Aligned<T> packed(hopper::packed_size(b.forward.shape));
+        hopper::pack<T, true>(b.forward.shape, w, packed.memory, nullptr);
+        b.forward.weight = packed.memory;
+        std::vector<float> dots(hopper::dots_size(b.forward.shape), NAN);
+        hopper::backward<T>(b, dots.data(), nullptr);
+        return true;
+      }
+      return false;
+    });
+    if (!done) {
+      const int tile = backward_tile<T>(b.forward.shape);
+      Aligned<T> packed(packed_weight_size<T>(b.forward.shape, tile));
+      pack_weight<T, m()>(b.forward.shape, tile, w, packed.memory, nullptr);
+      b.forward.weight = packed.memory;
+      backward<T, m()>(b, nullptr);
+    }
     const simt::Counters counted = simt::counters;
     finish_features<T>(sums.data(), deterministic ? fixed.data() : nullptr, &unit,
                        static_cast<T*>(target), p.features, nullptr);
@@ -143,7 +182,7 @@ void actpoint_weight_grad(const std::string& math, const py::dict& shape,
                           const py::object& grad_out, const py::object& features,
                           const py::object& offset, const py::object& base, const py::object& mask,
                           const py::object& grad_weight, const py::object& grad_bias,
-                          bool sigmoid) {
+                          bool sigmoid, bool hopper) {
   const Problem p = problem(shape);
   DeformWeightGradParams w{};
   w.forward = common(p, features, offset, base, mask, sigmoid);
@@ -152,10 +191,17 @@ void actpoint_weight_grad(const std::string& math, const py::dict& shape,
   void* bias_target = simt::data(grad_bias, p.shape.outputs, "grad_bias");
   dispatch(math, [&](auto tag, auto m) {
     using T = decltype(tag);
-    w.splits = weight_grad_splits(w.forward.shape, sizeof(T));
+    w.splits = hopper ? hopper::weight_grad_splits(w.forward.shape)
+                      : weight_grad_splits(w.forward.shape, sizeof(T));
     std::vector<float> partial(p.weight * w.splits, NAN);
     w.partial = partial.data();
-    weight_grad<T, m()>(w, nullptr);
+    const bool done = on_hopper(hopper, math, [&](auto) {
+      if constexpr (sizeof(T) == 2) {
+        if (hopper::can_weight_grad(w)) return hopper::weight_grad<T>(w, nullptr), true;
+      }
+      return false;
+    });
+    if (!done) weight_grad<T, m()>(w, nullptr);
     const simt::Counters counted = simt::counters;
     reduce_weight<T>(w, static_cast<T*>(target), nullptr);
     std::vector<float> sums(bias_partial_size(w.forward.shape), NAN);
@@ -184,14 +230,17 @@ py::dict actpoint_shared_bytes(const std::string& math, int tile, int points) {
 void bind_actpoint(py::module_& m) {
   m.def("actpoint_forward", &actpoint_forward, py::arg("math"), py::arg("shape"),
         py::arg("features"), py::arg("offset"), py::arg("base_offset"), py::arg("mask"),
-        py::arg("weight"), py::arg("bias"), py::arg("out"), py::arg("sigmoid"), py::arg("relu"));
+        py::arg("weight"), py::arg("bias"), py::arg("out"), py::arg("sigmoid"), py::arg("relu"),
+        py::arg("hopper") = false);
   m.def("actpoint_backward", &actpoint_backward, py::arg("math"), py::arg("shape"),
         py::arg("grad_out"), py::arg("features"), py::arg("offset"), py::arg("base_offset"),
         py::arg("mask"), py::arg("weight"), py::arg("grad_features"), py::arg("grad_offset"),
-        py::arg("grad_mask"), py::arg("sigmoid"), py::arg("deterministic"));
+        py::arg("grad_mask"), py::arg("sigmoid"), py::arg("deterministic"),
+        py::arg("hopper") = false);
   m.def("actpoint_weight_grad", &actpoint_weight_grad, py::arg("math"), py::arg("shape"),
         py::arg("grad_out"), py::arg("features"), py::arg("offset"), py::arg("base_offset"),
-        py::arg("mask"), py::arg("grad_weight"), py::arg("grad_bias"), py::arg("sigmoid"));
+        py::arg("mask"), py::arg("grad_weight"), py::arg("grad_bias"), py::arg("sigmoid"),
+        py::arg("hopper") = false);
   m.def("actpoint_shared_bytes", &actpoint_shared_bytes, py::arg("math"), py::arg("tile"),
         py::arg("points"));
 }

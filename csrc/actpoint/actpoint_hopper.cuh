@@ -1,0 +1,111 @@
+// What the Hopper kernels of the deformable aggregation share: tiles of pixels, the order of packed
+// weights, and the gather of a lane's samples. 16-bit storage types only; see
+// actpoint_kernels.cuh for placements and interpolation.
+//
+// A block has two warpgroups and 128 output pixels, 8 x 16 of one image, so that neighbors share
+// the features that they read in L1. A warpgroup multiplies 64 of them by wgmma, whose first operand
+// is in registers: a lane gathers, interpolates and multiplies without samples ever touching shared
+// memory. A product's reduction may run in any order as long as both operands agree, so the packed
+// weights have an order in which what a lane needs of a pixel are whole chunks of 16 bytes; and an
+// order of rows in which a lane's accumulators are runs of eight.
+#pragma once
+
+#include "actpoint/actpoint_backward_kernels.cuh"
+#include "common/hopper.h"
+
+namespace ggnet::deform::hopper {
+
+constexpr int kBlock = 2 * kWarpgroup;  // threads
+constexpr int kTileHeight = 8, kTileWidth = 16, kTile = kTileHeight * kTileWidth;  // pixels
+constexpr int kPanel = 64;       // elements of a row of 128 bytes: the channels of a step
+constexpr int kPanelBytes = 128;  // of a row
+
+// The element that position q (0..63) of a packed row's reduction holds, and the one that packed row
+// n stands for.
+__host__ __device__ inline int element_of_position(int q) {
+  const int product = q / 16, slot = q % 16;
+  return product / 2 * 32 + slot % 8 / 2 * 8 + product % 2 * 4 + slot / 8 * 2 + slot % 2;
+}
+__host__ __device__ inline int element_of_row(int n) {
+  const int group = n / 8;
+  return group / 4 * 32 + n % 8 / 2 * 8 + group % 4 * 2 + n % 2;
+}
+
+struct Tile {
+  int batch, top, left;
+};
+__host__ __device__ inline int tile_columns(const DeformShape& s) {
+  return (s.out_width + kTileWidth - 1) / kTileWidth;
+}
+__host__ __device__ inline int tiles_of_image(const DeformShape& s) {
+  return (s.out_height + kTileHeight - 1) / kTileHeight * tile_columns(s);
+}
+__device__ __forceinline__ Tile tile_of(const DeformShape& s, int number) {
+  const int columns = tile_columns(s), per_image = tiles_of_image(s), rest = number % per_image;
+  return {number / per_image, rest / columns * kTileHeight, rest % columns * kTileWidth};
+}
+__device__ __forceinline__ bool in_map(const DeformShape& s, const Cell& cell) {
+  return cell.y < s.out_height && cell.x < s.out_width;
+}
+__device__ __forceinline__ long long row_of(const DeformShape& s, const Cell& cell) {
+  return (static_cast<long long>(cell.batch) * s.out_height + cell.y) * s.out_width + cell.x;
+}
+
+// weight [O, C, K] -> packed [slices of 64 channels, K, rows, 64], rows of 128 bytes swizzled.
+// Forward: a row is an output, the reduction runs over the slice's channels. Backward: rows are 64
+// channels of a slice for each panel of 64 outputs, the reduction runs over the panel's outputs.
+// Zeros in the padding. A thread has an element of every point.
+template <class T, bool kBackward>
+__global__ void __launch_bounds__(kBlock)
+    pack_kernel(const T* weight, T* packed, int outputs, int channels, int points, int rows) {
+  const int i = blockIdx.x * kBlock + threadIdx.x;
+  const int q = i % kPanel, row = i / kPanel % rows, slice = i / kPanel / rows;
+  if (slice * kPanel >= channels) return;
+  const int o = kBackward ? row / kPanel * kPanel + element_of_position(q) : element_of_row(row);
+  const int c =
+      slice * kPanel + (kBackward ? element_of_row(row % kPanel) : element_of_position(q));
+  const bool inside = o < outputs && c < channels;
+  const T* source = weight + (static_cast<long long>(o) * channels + c) * points;
+  T* target = packed + static_cast<long long>(slice) * points * rows * kPanel +
+              hopper_slot(row, q / 8) / static_cast<int>(sizeof(T)) + q % 8;
+  for (int k = 0; k < points; ++k)
+    target[static_cast<long long>(k) * rows * kPanel] =
+        inside ? source[k] : from_float<T>(0.0f);
+}
+
+inline int slices_of(const DeformShape& s) { return (s.channels + kPanel - 1) / kPanel; }
+// Outputs of a block.
+inline int outputs_of_block(const DeformShape& s) {
+  return s.outputs <= 64 ? 64 : s.outputs <= 128 ? 128 : 256;
+}
+inline long long packed_size(const DeformShape& s) {
+  return static_cast<long long>(slices_of(s)) * s.kernel_h * s.kernel_w *
+         round_up(s.outputs, outputs_of_block(s)) * kPanel;
+}
+template <class T, bool kBackward>
+void pack(const DeformShape& s, const void* weight, void* packed, void* stream) {
+  const int rows = round_up(s.outputs, outputs_of_block(s));
+  GGNET_LAUNCH((pack_kernel<T, kBackward>), dim3(slices_of(s) * rows * kPanel / kBlock),
+               dim3(kBlock), 0, stream, static_cast<const T*>(weight), static_cast<T*>(packed),
+               s.outputs, s.channels, s.kernel_h * s.kernel_w, rows);
+}
+
+// What the kernels can do; others do the rest. Rows are read in chunks of eight elements.
+inline bool can(const DeformShape& s, const void* features) {
+  return s.channels % 8 == 0 && s.outputs % 8 == 0 && s.channels >= kPanel && aligned16(features);
+}
+
+// A stack of stages that bulk copies fill and both warpgroups read.
+struct Ring {
+  int stages, stage = 0, parity = 0;
+
+  __device__ explicit Ring(int n) : stages(n) {}
+  __device__ __forceinline__ void advance() {
+    if (++stage == stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+}  // namespace ggnet::deform::hopper
