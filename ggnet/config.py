@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ggnet.errors import UserError
 
 PRESETS = Path(__file__).parent / "configs"
+
+
+def _backbones() -> dict[str, Any]:
+    from ggnet.models import BACKBONES  # which imports torch: slow, and it imports this module
+
+    return BACKBONES
 
 
 class _Section(BaseModel):
@@ -24,7 +30,7 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """What network to build. The switches are those of the paper's Tables 1 to 3."""
 
-    backbone: Literal["tiny", "dla34", "hourglass104"] = "tiny"
+    backbone: str = Field("tiny", description="a name of ggnet.models.BACKBONES")
     width: int = Field(32, ge=16, description="channels of the tiny backbone's feature map")
     aggregation: Literal[
         "gaze",
@@ -43,6 +49,19 @@ class ModelConfig(_Section):
     actpoints: Literal[9, 25, 49] = Field(25, description="points per step (Table 2)")
     shared_features: bool = Field(False, description="one feature convolution for all gaze steps")
     apm: bool = Field(True, description="offsets for each verb separately (action-aware matching)")
+
+    @field_validator("backbone")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in (known := _backbones()):
+            *names, last = (f"'{known_name}'" for known_name in known)
+            raise ValueError(f"Input should be {', '.join(names)} or {last}")
+        return name
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a cell's side, as the backbone declares it."""
+        return _backbones()[self.backbone].stride
 
 
 class LossConfig(_Section):
@@ -154,7 +173,7 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _input_fits_backbone(self) -> "Config":
-        multiple = {"tiny": 16, "dla34": 32, "hourglass104": 128}[self.model.backbone]
+        multiple = _backbones()[self.model.backbone].size_multiple
         if any(side <= 0 or side % multiple for side in self.data.input_size):
             raise ValueError(
                 f"data.input_size is {list(self.data.input_size)}; backbone "

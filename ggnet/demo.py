@@ -12,10 +12,12 @@ from ggnet.config import Config, load_config
 from ggnet.data.annotations import load_dataset
 from ggnet.data.images import read_image
 from ggnet.data.scenes import generate
-from ggnet.engine.checkpoint import LAST, check_same_config, load_checkpoint, saved_config
-from ggnet.engine.evaluation import Result, evaluate_checkpoint, write_plots
+from ggnet.engine.checkpoint import LAST, check_same_config, open_checkpoint
+from ggnet.engine.evaluation import evaluate_checkpoint
 from ggnet.engine.inference import Predictor
+from ggnet.engine.plots import plot_training
 from ggnet.engine.trainer import train
+from ggnet.eval.report import Report
 from ggnet.viz.draw import draw_comparison, draw_grid
 from ggnet.viz.style import save_picture
 
@@ -24,7 +26,7 @@ PICTURES, ON_PAGE = 24, 4  # scenes drawn one by one, and together on one page
 
 def demo(
     run: Path, overrides: list[str], config: str = "demo", console: Console | None = None
-) -> Result | None:
+) -> Report | None:
     """Generate the bundled dataset, train, evaluate and draw, with the preset `demo`.
 
     What is there already is used: the dataset, an interrupted run, a finished one.
@@ -40,10 +42,10 @@ def demo(
     started = time.monotonic()
     settings = load_config(config, overrides)
     _generate(settings, console)
-    result = _train(settings, run, console)
+    report = _train(settings, run, console)
     examples = draw_examples(run, settings)
-    write_plots(run, result, settings)
-    console.print(result.table())
+    plot_training(run, settings.data.root, report)
+    console.print(report.result.table())
     minutes = (time.monotonic() - started) / 60
     console.print(
         f"Done in {minutes:.1f} minutes. In {run}:\n"
@@ -55,7 +57,7 @@ def demo(
         highlight=False,
         soft_wrap=True,
     )
-    return result
+    return report
 
 
 def draw_examples(run: Path, config: Config) -> Path:
@@ -99,13 +101,13 @@ def _generate(config: Config, console: Console) -> None:
     console.print(text, highlight=False)
 
 
-def _train(config: Config, run: Path, console: Console) -> Result:
+def _train(config: Config, run: Path, console: Console) -> Report | None:
     last = run / LAST
-    state = None
-    if last.exists():
-        state = load_checkpoint(last)
-        check_same_config(saved_config(state, last), config, last, set())
-        if state["progress"]["epoch"] >= config.train.epochs:
-            console.print(f"{run} is trained already; delete it to start anew", highlight=False)
-            return evaluate_checkpoint(last, [], console=Console(quiet=True))
-    return train(config, run, resume=state, console=console)
+    if not last.exists():
+        return train(config, run, console=console)
+    checkpoint = open_checkpoint(last)
+    check_same_config(checkpoint.config, config, last, set())
+    if checkpoint.state["progress"]["epoch"] >= config.train.epochs:
+        console.print(f"{run} is trained already; delete it to start anew", highlight=False)
+        return evaluate_checkpoint(checkpoint, [])
+    return train(config, run, resume=checkpoint.state, console=console)

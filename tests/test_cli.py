@@ -10,7 +10,7 @@ import pytest
 
 from ggnet import __version__
 from ggnet.cli import main
-from ggnet.data.convert import SOURCES
+from ggnet.data.sources import SOURCES
 from ggnet.engine.checkpoint import BEST, LAST
 from ggnet.engine.evaluation import PREDICTIONS
 from ggnet.eval.report import METRICS

@@ -50,7 +50,7 @@ def test_description_reads_back(tmp_path):
         (["train.epochs"], "not of the form section.key=value"),
         (["train.lr_steps=[1"], "not a YAML value"),
         (["train.lr.x=1"], "train.lr: .*number"),
-        (["data.input_size=[100,128]"], r"\[100, 128\].*tiny needs multiples of 16"),
+        (["data.input_size=[100,128]"], r"\[100, 128\].*tiny needs multiples of 8"),
         (["model.aggregation=interaction+human"], "needs model.apm=false"),
     ],
 )

@@ -55,5 +55,5 @@ def test_demo_goes_on_and_does_not_train_twice(small, tmp_path, monkeypatch):
 
 
 def test_short_demo_learns(tmp_path):
-    result = demo(tmp_path / "run", [*SHORT, f"data.root={tmp_path / 'scenes'}"], console=QUIET)
-    assert result.mean_ap() > FLOOR
+    report = demo(tmp_path / "run", [*SHORT, f"data.root={tmp_path / 'scenes'}"], console=QUIET)
+    assert report.result.mean_ap() > FLOOR

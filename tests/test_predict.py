@@ -20,7 +20,7 @@ from ggnet.engine.predict import picture_names, predict
 from ggnet.errors import UserError
 from ggnet.eval.predictions import read_predictions
 from ggnet.models import build_model
-from ggnet.viz.draw import THRESHOLD, TOP
+from ggnet.viz.draw import draw_comparison, draw_predictions
 
 VOCABULARY = Vocabulary(
     name="few",
@@ -187,5 +187,9 @@ def test_folder_without_permission_is_named(photos, checkpoint, console, tmp_pat
 
 def test_command_line_draws_as_the_library_does():
     args = build_parser().parse_args(["predict", "a.jpg", "--checkpoint", "run"])
-    assert (args.threshold, args.top) == (THRESHOLD, TOP)
-    assert args.out == inspect.signature(predict).parameters["out"].default
+    for function in (predict, draw_predictions, draw_comparison):
+        defaults = inspect.signature(function).parameters
+        assert (args.threshold, args.top) == (
+            defaults["threshold"].default,
+            defaults["top"].default,
+        )

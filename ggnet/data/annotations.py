@@ -27,6 +27,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,14 @@ class Dataset:
         files = self.splits[split]
         images = files.images if look_for_images else None
         return load_annotations(files.annotations, images, self.vocabulary, problems)
+
+    @cached_property
+    def train_counts(self) -> np.ndarray | None:
+        """(HOIs,) int64: how many pairs of each HOI the training split has, whether or not its
+        images are there; None without such a split. Problems are for who trains to hear."""
+        if "train" not in self.splits:
+            return None
+        return hoi_counts(self.load("train", Problems(), look_for_images=False), self.vocabulary)
 
 
 def load_dataset(root: str | Path) -> Dataset:

@@ -16,7 +16,7 @@ from ggnet.data.batch import Batch, ImageBatch
 from ggnet.data.images import read_image
 from ggnet.data.preprocess import ImageMeta, preprocess, stack_pixels
 from ggnet.data.problems import Problems
-from ggnet.data.targets import STRIDE, build_targets
+from ggnet.data.targets import build_targets
 from ggnet.data.transforms import transform_boxes
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
@@ -34,17 +34,18 @@ class HOIDataset(TorchDataset):
         self,
         records: list[ImageRecord],
         vocabulary: Vocabulary,
-        config: DataConfig,
+        config: Config,
         *,
         train: bool,
-        seed: int = 0,
         problems: Problems | None = None,
     ):
         found = Problems() if problems is None else problems
-        self.records = [_capped(record, config, found) for record in records] if train else records
+        self.config, self.seed, self.stride = config.data, config.train.seed, config.model.stride
+        if train:
+            records = [_capped(record, self.config, found) for record in records]
         if problems is None:
             found.log()
-        self.vocabulary, self.config, self.train, self.seed = vocabulary, config, train, seed
+        self.records, self.vocabulary, self.train = records, vocabulary, train
 
     def __len__(self) -> int:
         return len(self.records)
@@ -70,11 +71,11 @@ class HOIDataset(TorchDataset):
     def _targets(self, record: ImageRecord, meta: ImageMeta) -> dict[str, np.ndarray]:
         height, width = self.config.input_size
         return build_targets(
-            transform_boxes(record.boxes, meta.affine) / STRIDE,
+            transform_boxes(record.boxes, meta.affine) / self.stride,
             record.labels,
             record.pairs,
             self.vocabulary.valid_pairs,
-            (height // STRIDE, width // STRIDE),
+            (height // self.stride, width // self.stride),
             self.config.compat,
         )
 
@@ -199,15 +200,13 @@ def make_loader(
     loader resumes in the middle of an epoch with `set_epoch(epoch, start)`, which loads none of the
     images before.
     """
-    seed, workers = config.train.seed, config.data.workers
-    dataset = HOIDataset(
-        records, vocabulary, config.data, train=train, seed=seed, problems=problems
-    )
+    workers = config.data.workers
+    dataset = HOIDataset(records, vocabulary, config, train=train, problems=problems)
     batches = EpochBatches(
         len(dataset),
         config.train.batch_size if train else config.eval.batch_size,
         train=train,
-        seed=seed,
+        seed=config.train.seed,
         rank=rank,
         world_size=world_size,
     )

@@ -1,13 +1,12 @@
 """Compact training targets of one image: points, radii, offsets; no heatmaps.
 
-Coordinates are cells of the stride-4 feature map. By default they are sub-pixel; with
+Coordinates are cells of the feature map. By default they are sub-pixel; with
 `compat="original"` boxes are truncated to whole cells and radii follow the published formula, as
 the published code does.
 """
 
 import numpy as np
 
-STRIDE = 4
 MIN_SIZE = 0.25  # cells; less of a box left inside the crop does not show
 MIN_OVERLAP = 0.3  # with this, the corrected radius is close to the published one (see below)
 

@@ -1,27 +1,24 @@
 """Running a network over a split and scoring what it finds."""
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
-from ggnet.config import Config, override
-from ggnet.data.annotations import Dataset, ImageRecord, hoi_counts, load_dataset
+from ggnet.config import override
+from ggnet.data.annotations import Dataset, ImageRecord, load_dataset
 from ggnet.data.dataset import make_loader
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.engine.checkpoint import check_same_config, open_checkpoint
+from ggnet.engine.checkpoint import Checkpoint, check_same_config
 from ggnet.engine.distributed import Worker, join_workers
 from ggnet.engine.inference import Predictor
 from ggnet.engine.signals import Interrupted, StopRequest
 from ggnet.errors import UserError
-from ggnet.eval import hico, vcoco
 from ggnet.eval.detection import read_detections
 from ggnet.eval.predictions import ImagePrediction, write_predictions
-from ggnet.eval.report import METRICS as METRICS
-from ggnet.eval.report import Report, Result, make_report
-from ggnet.eval.score import warn_without_roles
+from ggnet.eval.report import Report
+from ggnet.eval.score import score, warn_without_roles
 
 RESULTS, PREDICTIONS = "results.csv", "predictions.json"
 
@@ -58,72 +55,10 @@ def predict_split(
     return sorted((p for share in shares for p in share), key=lambda p: p.image_id)
 
 
-def score(
-    predictions: list[ImagePrediction],
-    records: list[ImageRecord],
-    train_records: list[ImageRecord],
-    dataset: Dataset,
-    config: Config,
-) -> Result:
-    """V-COCO's metric where the test split has its roles, else HICO's.
-
-    Rare are the HOIs that the dataset lists, else those with few training pairs.
-    """
-    if roles := dataset.splits["test"].roles:
-        found = vcoco.role_predictions(predictions, dataset.vocabulary)
-        return vcoco.evaluate(found, vcoco.read_roles(roles))
-    counts = hoi_counts(train_records, dataset.vocabulary) if dataset.rare is None else None
-    return hico.evaluate(
-        predictions,
-        records,
-        dataset.vocabulary,
-        train_counts=counts,
-        rare_threshold=config.eval.rare_threshold,
-        rare=dataset.rare,
-        protocol=config.eval.protocol,
-        points=config.eval.points,
-    )
-
-
-def figures(result: Result) -> dict[str, float]:
-    """The means that results.csv lists; the first one decides which checkpoint is the best."""
-    if isinstance(result, vcoco.VcocoResult):
-        values = [("mAP", result.mean_role_ap()), ("mAP_s2", result.mean_role_ap("scenario 2"))]
-    else:
-        values = [("mAP", result.mean_ap())]
-        values += [
-            (f"mAP_{group.replace('-', '_')}", result.mean_ap(group=group))
-            for group in result.groups
-            if group != "full"
-        ]
-        values += [("mAP_known_object", result.mean_ap("known-object"))]
-    return {name: value for name, value in values if not math.isnan(value)}
-
-
-def write_results(
-    folder: Path,
-    result: Result,
-    predictions: list[ImagePrediction],
-    records: list[ImageRecord],
-    vocabulary: Vocabulary,
-) -> Report:
+def write_results(folder: Path, report: Report) -> None:
     """Predictions, metrics, causes of errors and the table of classes into a run folder."""
-    write_predictions(folder / PREDICTIONS, predictions, vocabulary)
-    report = make_report(result, predictions, records, vocabulary)
+    write_predictions(folder / PREDICTIONS, report.predictions, report.vocabulary)
     report.write(folder)
-    return report
-
-
-def write_plots(run: Path, result: Result | None, config: Config) -> None:
-    """Curves of a run, and the AP of each HOI by HICO's metric, as PNG into its folder."""
-    from ggnet.viz.curves import plot_curves, plot_hoi_ap  # matplotlib is slow to import
-
-    plot_curves(run / RESULTS, run / "curves.png")
-    if isinstance(result, hico.HicoResult):
-        dataset = load_dataset(config.data.root)
-        records = dataset.load("train", look_for_images=False)
-        counts = hoi_counts(records, dataset.vocabulary)
-        plot_hoi_ap(result, counts, run / "ap_per_hoi.png")
 
 
 def check_vocabulary(dataset: Dataset, vocabulary: Vocabulary, checkpoint: Path) -> None:
@@ -149,20 +84,21 @@ def check_vocabulary(dataset: Dataset, vocabulary: Vocabulary, checkpoint: Path)
 
 
 def evaluate_checkpoint(
-    source: str | Path,
+    checkpoint: Checkpoint,
     overrides: list[str],
     out: Path | None = None,
     console: Console | None = None,
     *,
     detections: str | Path | None = None,
-) -> Result | None:
-    """`ggnet eval`: metrics of a checkpoint on the test split, shown and written to files.
+) -> Report | None:
+    """Metrics of a checkpoint on the test split, written to files.
 
     Args:
-        source: run folder or checkpoint.
+        checkpoint: see `open_checkpoint`.
         overrides: changes of data, eval and train.device; the network's keys must stay.
-        out: where predictions.json, metrics.json, ap_per_class.csv and precision_recall.png go;
-            None: beside the checkpoint.
+        out: where predictions.json, metrics.json and ap_per_class.csv go; None: beside the
+            checkpoint.
+        console: where progress is shown.
         detections: a file of another detector's boxes (`read_detections`), to be used in place of
             the network's own.
 
@@ -170,16 +106,14 @@ def evaluate_checkpoint(
         The metrics on the main process, else None.
 
     Raises:
-        UserError: a broken checkpoint or dataset, or keys that may not change.
+        UserError: a broken dataset, or keys that may not change.
     """
-    console = console or Console()
-    checkpoint = open_checkpoint(source)
     path = checkpoint.path
     config = override(checkpoint.config, overrides)
     check_same_config(checkpoint.config, config, path, {"data", "eval", "train"})
     dataset = load_dataset(config.data.root)
     check_vocabulary(dataset, checkpoint.vocabulary, path)
-    records, train_records = dataset.load("test"), dataset.load("train", look_for_images=False)
+    records = dataset.load("test")
     with join_workers(config.train.device) as worker:
         predictor = Predictor.of(checkpoint, worker.device, config)
         if detections is not None:
@@ -187,14 +121,7 @@ def evaluate_checkpoint(
         predictions = predict_split(predictor, records, worker, console)
         if not worker.is_main:
             return None
-    result = score(predictions, records, train_records, dataset, config)
-    folder = out or path.parent
-    report = write_results(folder, result, predictions, records, dataset.vocabulary)
-    report.plot(folder)
-    warn_without_roles(dataset)
-    if isinstance(result, hico.HicoResult):
-        console.print(result.class_table())
-    for table in report.tables():
-        console.print(table)
-    console.print(f"Results in {folder}", soft_wrap=True, highlight=False)
-    return result
+    warn_without_roles(dataset, "test")
+    report = score(predictions, dataset, "test", config.eval, records)
+    write_results(out or path.parent, report)
+    return report

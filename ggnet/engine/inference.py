@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ggnet.config import Config
 from ggnet.data.preprocess import ImageMeta, preprocess, stack_pixels
-from ggnet.data.targets import STRIDE
 from ggnet.data.transforms import invert_affine, transform_boxes
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.engine.checkpoint import Checkpoint, load_weights, open_checkpoint
@@ -124,9 +123,12 @@ class Predictor:
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         with evaluation_mode(self.detector):
             outputs = self.detector.network(images)
+        stride = self.config.model.stride
+        to_pixels = [invert_affine(m.affine) * [[stride, stride, 1]] for m in meta]  # from cells
         if self._external is None:
             boxes = None
-            found = _detections(decode_detections(outputs, k=self.detector.k), meta)
+            decoded = decode_detections(outputs, k=self.detector.k)
+            found = _detections(decoded, meta, to_pixels)
         else:
             found = [self._external[m.image_id] for m in meta]
             boxes = self._in_cells(found, meta)
@@ -139,6 +141,7 @@ class Predictor:
                 {name: value[b] for name, value in arrays.items()},
                 [c[b] for c in cells],
                 meta[b],
+                to_pixels[b],
                 found[b],
             )
             for b in range(len(meta))
@@ -146,38 +149,36 @@ class Predictor:
 
     def _in_cells(self, found: list[ImageDetections], meta: list[ImageMeta]) -> Detections:
         """Boxes in original pixels as `decode_hoi` wants them, padded to the most of any image."""
+        stride = self.config.model.stride
         size = max(1, *(len(image.scores) for image in self._external.values()))
         boxes = np.zeros((len(found), size, 4), np.float32)
         labels = np.zeros((len(found), size), np.int64)
         scores = np.zeros((len(found), size), np.float32)
         for b, (image, m) in enumerate(zip(found, meta, strict=True)):
             count = len(image.scores)
-            boxes[b, :count] = transform_boxes(image.boxes, m.affine) / STRIDE
+            boxes[b, :count] = transform_boxes(image.boxes, m.affine) / stride
             labels[b, :count], scores[b, :count] = image.labels, image.scores
         return Detections(*(torch.from_numpy(x).to(self.device) for x in (boxes, labels, scores)))
 
 
-def _detections(boxes: Detections, meta: list[ImageMeta]) -> list[ImageDetections]:
+def _detections(
+    boxes: Detections, meta: list[ImageMeta], to_pixels: list[np.ndarray]
+) -> list[ImageDetections]:
     """Decoded boxes in original pixels, without padding and what lies outside the image."""
     corners, labels, scores = (value.cpu().numpy() for value in boxes)
     result = []
     for b, m in enumerate(meta):
-        pixels = _boxes_in_pixels(corners[b], m)
+        pixels = _boxes_in_pixels(corners[b], m, to_pixels[b])
         keep = (scores[b] > 0) & (pixels[:, 2:] > pixels[:, :2]).all(axis=1)
         score = scores[b][keep].astype(np.float32)
         result.append(ImageDetections(m.image_id, pixels[keep], labels[b][keep], score))
     return result
 
 
-def _boxes_in_pixels(boxes: np.ndarray, meta: ImageMeta) -> np.ndarray:
+def _boxes_in_pixels(boxes: np.ndarray, meta: ImageMeta, to_pixels: np.ndarray) -> np.ndarray:
     """(n, 4) boxes in cells -> original pixels, cropped to the image."""
     limit = np.array([meta.width, meta.height] * 2)
-    return transform_boxes(boxes, _to_pixels(meta)).clip(0, limit).astype(np.float32)
-
-
-def _to_pixels(meta: ImageMeta) -> np.ndarray:
-    """The affine from cells to original pixels."""
-    return invert_affine(meta.affine) * [[STRIDE, STRIDE, 1]]
+    return transform_boxes(boxes, to_pixels).clip(0, limit).astype(np.float32)
 
 
 def _at_cells(step: Tensor, yx: Tensor) -> np.ndarray:
@@ -192,12 +193,13 @@ def _in_pixels(
     triplets: dict[str, np.ndarray],
     cells: list[np.ndarray],
     meta: ImageMeta,
+    to_pixels: np.ndarray,
     detections: ImageDetections,
 ) -> tuple[ImagePrediction, Gaze]:
     """One image's triplets (arrays over its k) from feature cells to original pixels."""
-    to_pixels = _to_pixels(meta)
     humans, objects = (
-        _boxes_in_pixels(triplets[name], meta) for name in ("human_boxes", "object_boxes")
+        _boxes_in_pixels(triplets[name], meta, to_pixels)
+        for name in ("human_boxes", "object_boxes")
     )
     visible = ((both := np.stack([humans, objects]))[..., 2:] > both[..., :2]).all(axis=(0, 2))
     keep = visible & (triplets["scores"] > 0)

@@ -19,7 +19,8 @@ from ggnet.engine.evaluation import PREDICTIONS
 from ggnet.engine.inference import Predictor
 from ggnet.errors import UserError
 from ggnet.eval.predictions import ImagePrediction, write_predictions
-from ggnet.viz.draw import THRESHOLD, TOP, draw_gaze, draw_predictions
+from ggnet.viz.defaults import THRESHOLD, TOP
+from ggnet.viz.draw import draw_gaze, draw_predictions
 from ggnet.viz.style import save_picture
 
 GAZE = "gaze"  # subfolder
@@ -29,7 +30,7 @@ _LISTED = 5  # names in a message
 def predict(
     sources: Sequence[str | os.PathLike],
     checkpoint: str | os.PathLike,
-    out: str | os.PathLike = "runs/predict",
+    out: str | os.PathLike,
     *,
     threshold: float = THRESHOLD,
     top: int = TOP,

@@ -38,21 +38,15 @@ from ggnet.engine.checkpoint import (
     set_rng_state,
 )
 from ggnet.engine.distributed import Worker, join_workers
-from ggnet.engine.evaluation import (
-    RESULTS,
-    Result,
-    check_vocabulary,
-    figures,
-    predict_split,
-    score,
-    write_results,
-)
+from ggnet.engine.evaluation import RESULTS, check_vocabulary, predict_split, write_results
 from ggnet.engine.importing import load_initial_weights
 from ggnet.engine.inference import Predictor
 from ggnet.engine.logging import ResultsLog, TensorBoard, TrainingDisplay
 from ggnet.engine.optim import WeightAverage, build_optimizer, set_lr
 from ggnet.engine.signals import Interrupted, StopRequest
 from ggnet.errors import UserError
+from ggnet.eval.report import Report
+from ggnet.eval.score import score
 from ggnet.io import atomic_write
 from ggnet.models import build_model
 from ggnet.nn import GGNetLoss
@@ -103,7 +97,7 @@ def train(
     *,
     resume: dict[str, Any] | None = None,
     console: Console | None = None,
-) -> Result | None:
+) -> Report | None:
     """Train in the run folder `run`, then evaluate on the test split if there is one.
 
     Args:
@@ -214,7 +208,7 @@ class Trainer:
         self._resumed = True
         set_rng_state(state["rng"])
 
-    def fit(self) -> Result | None:
+    def fit(self) -> Report | None:
         """Run to the last epoch and evaluate; see `train`."""
         position, config, worker = self.position, self.config.train, self.worker
         if worker.is_main:
@@ -231,17 +225,17 @@ class Trainer:
         stop = StopRequest(worker.is_main, TORCHRUN_ECHO_SECONDS if worker.world_size > 1 else 0.0)
         steps = config.epochs * self.steps_per_epoch
         display = TrainingDisplay(self.console, steps, self.global_step)
-        result = None
+        report = None
         try:
             with stop:
                 while position.epoch < config.epochs:
                     with display:
                         self._train_epoch(stop, display, board)
-                    result = self._finish_epoch(stop, log, board)
+                    report = self._finish_epoch(stop, log, board)
         finally:
             if board:
                 board.close()
-        return result
+        return report
 
     # -- an epoch ---------------------------------------------------------------------------------
 
@@ -361,17 +355,17 @@ class Trainer:
 
     def _finish_epoch(
         self, stop: StopRequest, log: ResultsLog, board: TensorBoard | None
-    ) -> Result | None:
+    ) -> Report | None:
         """Evaluate if it is time, log the epoch, save."""
         position, config, worker = self.position, self.config.train, self.worker
         epoch = position.epoch + 1
         final = epoch == config.epochs
         due = final or (config.eval_every > 0 and epoch % config.eval_every == 0)
-        result = None
+        report = None
         if due and self.test_records is not None:
             self._save()
-            result = self._evaluate(stop, final)
-        metrics = figures(result) if result is not None else {}
+            report = self._evaluate(stop, final)
+        metrics = report.result.headline() if report is not None else {}
         sums = worker.sum_(self._sums) / (position.step * worker.world_size)
         row = {
             "epoch": epoch,
@@ -397,9 +391,9 @@ class Trainer:
             position.best = metrics["mAP"]
             self._save(BEST)
         self._save()
-        return result
+        return report
 
-    def _evaluate(self, stop: StopRequest, final: bool) -> Result | None:
+    def _evaluate(self, stop: StopRequest, final: bool) -> Report | None:
         """Metrics on the main process, None on the others."""
         model = self.average.module if self.average else self.model
         self.worker.synchronize_(model)
@@ -407,13 +401,14 @@ class Trainer:
         predictions = predict_split(predictor, self.test_records, self.worker, self.console, stop)
         if not self.worker.is_main:
             return None
-        result = score(predictions, self.test_records, self.records, self.dataset, self.config)
+        report = score(predictions, self.dataset, "test", self.config.eval, self.test_records)
         if final:
-            write_results(self.run, result, predictions, self.test_records, self.vocabulary)
+            write_results(self.run, report)
         else:
-            means = "  ".join(f"{name} {value:.2f}" for name, value in figures(result).items())
+            headline = report.result.headline().items()
+            means = "  ".join(f"{name} {value:.2f}" for name, value in headline)
             self.console.print(f"epoch {self.position.epoch + 1}  {means}", highlight=False)
-        return result
+        return report
 
     # -- files and screen -------------------------------------------------------------------------
 

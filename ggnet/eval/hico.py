@@ -25,7 +25,6 @@ Equal scores are ordered by image id and boxes, so results do not depend on the 
 """
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +41,7 @@ from ggnet.eval.predictions import ImagePrediction
 from ggnet.io import atomic_write
 
 MIN_IOU = 0.5
+CURVES = 30  # of the most frequent HOIs
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class HicoResult:
     ap: dict[str, np.ndarray]  # setting -> (HOIs,) AP, NaN without ground truth
     recall: np.ndarray  # (HOIs,) highest recall, Default setting
     ground_truth: np.ndarray  # (HOIs,) number of pairs
-    detections: np.ndarray  # (HOIs,) number of predicted triplets
+    predicted: np.ndarray  # (HOIs,) number of predicted triplets
     groups: dict[str, np.ndarray]  # "full" and, if known, "rare" and "non-rare": (HOIs,) bool
     invalid_predictions: int  # predicted (verb, object) pairs outside the vocabulary, not scored
     invalid_ground_truth: int  # annotated ones
@@ -91,6 +91,30 @@ class HicoResult:
             setting: {group: self.mean_ap(setting, group) for group in self.groups}
             for setting in SETTINGS
         }
+
+    def headline(self) -> dict[str, float]:
+        """mAP, and of each group and Known-Object, where they exist."""
+        means = {"mAP": self.mean_ap()}
+        for group in self.groups:
+            if group != "full":
+                means[f"mAP_{group.replace('-', '_')}"] = self.mean_ap(group=group)
+        means["mAP_known_object"] = self.mean_ap("known-object")
+        return {name: value for name, value in means.items() if not np.isnan(value)}
+
+    def named_curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """HOI -> precision and recall (Default) of the most frequent HOIs with annotated pairs."""
+        frequent = np.argsort(-self.ground_truth, kind="stable")[:CURVES].tolist()
+        return {
+            self.vocabulary.hoi_name(hoi): self.curves[hoi]
+            for hoi in frequent
+            if self.ground_truth[hoi]
+        }
+
+    def hoi_ap(self, setting: str = "default") -> "HoiAP":
+        """AP by HOI in one setting."""
+        rare = self.groups.get("rare", np.zeros(len(self.vocabulary.hois), bool))
+        names = [self.vocabulary.hoi_name(hoi) for hoi in range(len(rare))]
+        return HoiAP(setting, names, self.ap[setting], rare, self.mean_ap(setting))
 
     def table(self) -> Table:
         """The means as a rich table."""
@@ -136,11 +160,6 @@ class HicoResult:
             ],
         }
 
-    def to_json(self, path: str | Path) -> None:
-        """Write `to_dict` to a file."""
-        with atomic_write(path, "w") as file:
-            file.write(json.dumps(self.to_dict(), indent=1) + "\n")
-
     def to_csv(self, path: str | Path) -> None:
         """Write one row for each HOI."""
         with atomic_write(path, "w") as file:
@@ -159,13 +178,24 @@ class HicoResult:
                     "object": self.vocabulary.objects[object_],
                     "group": group[0] if group else "",
                     "ground_truth": int(self.ground_truth[hoi]),
-                    "detections": int(self.detections[hoi]),
+                    "detections": int(self.predicted[hoi]),
                     "max_recall": float(self.recall[hoi]),
                     "ap_default": float(self.ap["default"][hoi]),
                     "ap_known_object": float(self.ap["known-object"][hoi]),
                 }
             )
         return rows
+
+
+@dataclass(frozen=True, eq=False)
+class HoiAP:
+    """AP of each HOI, in percent; NaN without ground truth."""
+
+    setting: str
+    names: list[str]
+    ap: np.ndarray  # (HOIs,)
+    rare: np.ndarray  # (HOIs,) bool
+    mean: float
 
 
 def evaluate(
@@ -202,7 +232,7 @@ def evaluate(
     rules = PROTOCOLS[protocol]
     order = {image_id: rank for rank, image_id in enumerate(sorted(r.image_id for r in records))}
     truth, invalid_truth = _ground_truth(records, order, vocabulary)
-    found, invalid_found = _detections(predictions, order, vocabulary)
+    found, invalid_found = _triplets(predictions, order, vocabulary)
     if rules.first_match:  # among equals the file's order decides
         truth = truth.take(np.lexsort([truth.hois, truth.images]))
         found = found.take(np.lexsort([found.images, -found.scores, found.hois]))
@@ -241,7 +271,7 @@ def evaluate(
         ap=ap,
         recall=recall,
         ground_truth=positives,
-        detections=np.diff(bounds),
+        predicted=np.diff(bounds),
         groups=_groups(count, train_counts, rare_threshold, rare, rules),
         invalid_predictions=invalid_found,
         invalid_ground_truth=invalid_truth,
@@ -287,7 +317,7 @@ def _ground_truth(
     return _valid(rows)
 
 
-def _detections(
+def _triplets(
     predictions: Iterable[ImagePrediction], order: dict[str, int], vocabulary: Vocabulary
 ) -> tuple[_Rows, int]:
     """Predicted pairs in file order, and how many are of no HOI class."""

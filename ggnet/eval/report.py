@@ -1,10 +1,11 @@
-"""All that an evaluation says: the HOI metric, the boxes' AP, and why detections are wrong."""
+"""All that an evaluation says: the HOI metric, the boxes' AP, and why triplets are wrong."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from rich.table import Table
@@ -13,24 +14,63 @@ from ggnet.data.annotations import ImageRecord
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.eval.detection import DetectionResult, evaluate_detection
 from ggnet.eval.errors import ErrorBreakdown, error_breakdown
-from ggnet.eval.hico import HicoResult
+from ggnet.eval.hico import HoiAP
 from ggnet.eval.predictions import ImagePrediction
-from ggnet.eval.vcoco import VcocoResult
 from ggnet.io import atomic_write
 
-METRICS, CLASSES, CURVES = "metrics.json", "ap_per_class.csv", "precision_recall.png"
-PLOTTED = 30  # HOIs with most annotated pairs
+METRICS, CLASSES = "metrics.json", "ap_per_class.csv"
 
-Result = HicoResult | VcocoResult
+
+class Result(Protocol):
+    """What every HOI metric gives (`HicoResult`, `VcocoResult`), in percent."""
+
+    def headline(self) -> dict[str, float]:
+        """The means to watch over epochs; "mAP", the first, decides which checkpoint is the best.
+        Those that do not exist are left out."""
+
+    def table(self) -> Table:
+        """The means as a rich table."""
+
+    def class_table(self) -> Table:
+        """Every class as a rich table, best first."""
+
+    def named_curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Class -> precision and recall by falling score, as fractions; the most frequent ones."""
+
+    def hoi_ap(self) -> HoiAP | None:
+        """AP by HOI; None where the classes are no HOIs."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; NaN becomes None."""
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write one row for each class."""
 
 
 @dataclass(eq=False)
 class Report:
-    """The metrics of one set of predictions."""
+    """The metrics of one set of predictions. What is not asked for is not computed.
+
+    The caller draws: `result.named_curves()` and `result.hoi_ap()` are what plots are made of.
+    """
 
     result: Result
-    detection: DetectionResult | None  # None: the predictions come without detected boxes
-    errors: ErrorBreakdown | None  # None: they are a V-COCO pickle, which has no triplets
+    vocabulary: Vocabulary
+    records: Sequence[ImageRecord]
+    predictions: Sequence[ImagePrediction] | None  # None: a V-COCO pickle, which has no triplets
+
+    @cached_property
+    def detection(self) -> DetectionResult | None:
+        """AP of the detected boxes; None where the predictions come without them."""
+        found = [p.detections for p in self.predictions or () if p.detections is not None]
+        return evaluate_detection(found, self.records, self.vocabulary) if found else None
+
+    @cached_property
+    def errors(self) -> ErrorBreakdown | None:
+        """Why triplets are wrong; None without triplets."""
+        if self.predictions is None:
+            return None
+        return error_breakdown(self.predictions, self.records, self.vocabulary)
 
     def tables(self) -> list[Table]:
         """What to show, the HOI metric last."""
@@ -55,35 +95,3 @@ class Report:
         with atomic_write(folder / METRICS, "w") as file:
             file.write(json.dumps(self.to_dict(), indent=1) + "\n")
         self.result.to_csv(folder / CLASSES)
-
-    def plot(self, folder: Path) -> None:
-        """precision_recall.png: V-COCO's roles, or the most frequent HOIs.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
-        from ggnet.viz.precision_recall import plot_precision_recall  # matplotlib is slow to import
-
-        curves = self.result.curves
-        if isinstance(self.result, HicoResult):
-            pairs = self.result.ground_truth
-            frequent = np.argsort(-pairs, kind="stable")[:PLOTTED].tolist()
-            name = self.result.vocabulary.hoi_name
-            curves = {name(hoi): self.result.curves[hoi] for hoi in frequent if pairs[hoi]}
-        if curves:
-            plot_precision_recall(curves, folder / CURVES)
-
-
-def make_report(
-    result: Result,
-    predictions: Sequence[ImagePrediction],
-    records: Sequence[ImageRecord],
-    vocabulary: Vocabulary,
-) -> Report:
-    """The metric `result` of `predictions`, with the AP of their boxes and the causes of errors."""
-    found = [p.detections for p in predictions if p.detections is not None]
-    return Report(
-        result,
-        evaluate_detection(found, records, vocabulary) if found else None,
-        error_breakdown(predictions, records, vocabulary),
-    )

@@ -1,70 +1,82 @@
-"""Scoring a prediction file, whoever made it, against a dataset; no images are needed."""
+"""The one way from predictions to metrics, for networks and for files; no images are needed."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
-from ggnet.data.annotations import Dataset, hoi_counts
+from ggnet.config import EvalConfig
+from ggnet.data.annotations import Dataset, ImageRecord
 from ggnet.data.tables import vcoco_vocabulary
 from ggnet.errors import UserError
 from ggnet.eval import hico, vcoco
 from ggnet.eval.foreign import read_any, read_vcoco_pickle
-from ggnet.eval.report import Report, make_report
+from ggnet.eval.predictions import ImagePrediction
+from ggnet.eval.report import Report
 
 
-def score_file(
-    path: str | Path,
+def score(
+    predictions: Sequence[ImagePrediction],
     dataset: Dataset,
-    split: str = "test",
-    *,
-    rare_threshold: int = 10,
-    protocol: str = "official",
-    points: str = "exact",
+    split: str,
+    config: EvalConfig,
+    records: Sequence[ImageRecord] | None = None,
 ) -> Report:
     """V-COCO's metric where the split has its roles, else HICO's.
 
+    Rare are the HOIs that the dataset lists, else those with few pairs in its training split.
+
+    Args:
+        config: protocol, recall points and which HOIs are rare.
+        records: the split's, where only some of its images were looked at; None: all of them.
+
+    Raises:
+        UserError: the dataset is broken, or the predictions do not belong to the split.
+    """
+    vocabulary = dataset.vocabulary
+    if records is None:
+        records = dataset.load(split, look_for_images=False)
+    if roles := dataset.splits[split].roles:
+        found = vcoco.role_predictions(predictions, vocabulary)
+        result = vcoco.evaluate(found, vcoco.read_roles(roles))
+    else:
+        result = hico.evaluate(
+            predictions,
+            records,
+            vocabulary,
+            train_counts=dataset.train_counts if dataset.rare is None else None,
+            rare_threshold=config.rare_threshold,
+            rare=dataset.rare,
+            protocol=config.protocol,
+            points=config.points,
+        )
+    return Report(result, vocabulary, records, predictions)
+
+
+def score_file(path: str | Path, dataset: Dataset, split: str, config: EvalConfig) -> Report:
+    """`score` of a prediction file, whoever made it.
+
     Args:
         path: this package's JSON, PPDM's JSON, or V-COCO's pickle (`.pkl`, `.pickle`).
-        rare_threshold, protocol, points: see `ggnet.eval.hico.evaluate`.
 
     Raises:
         UserError: the file or dataset is broken, or they do not belong together.
     """
     path = Path(path)
     records = dataset.load(split, look_for_images=False)
-    pickled = path.suffix in (".pkl", ".pickle")
-    if roles := dataset.splits[split].roles:
-        truth = vcoco.read_roles(roles)
-        if pickled:
-            return Report(vcoco.evaluate(read_vcoco_pickle(path), truth), None, None)
-        predictions = read_any(path, records, dataset.vocabulary)
-        found = vcoco.role_predictions(predictions, dataset.vocabulary)
-        result = vcoco.evaluate(found, truth)
-        return make_report(result, predictions, records, dataset.vocabulary)
-    if pickled:
-        raise UserError(
-            f"{path} is a V-COCO pickle, but split '{split}' of {dataset.root} has no roles to "
-            "score it with; `ggnet data convert vcoco-official` makes a dataset that has them"
-        )
-    counts = None
-    if dataset.rare is None and "train" in dataset.splits:
-        train = dataset.load("train", look_for_images=False)
-        counts = hoi_counts(train, dataset.vocabulary)
+    if path.suffix in (".pkl", ".pickle"):
+        roles = dataset.splits[split].roles
+        if not roles:
+            raise UserError(
+                f"{path} is a V-COCO pickle, but split '{split}' of {dataset.root} has no roles to "
+                "score it with; `ggnet data convert vcoco-official` makes a dataset that has them"
+            )
+        result = vcoco.evaluate(read_vcoco_pickle(path), vcoco.read_roles(roles))
+        return Report(result, dataset.vocabulary, records, None)
     warn_without_roles(dataset, split)
-    predictions = read_any(path, records, dataset.vocabulary)
-    result = hico.evaluate(
-        predictions,
-        records,
-        dataset.vocabulary,
-        train_counts=counts,
-        rare_threshold=rare_threshold,
-        rare=dataset.rare,
-        protocol=protocol,
-        points=points,
-    )
-    return make_report(result, predictions, records, dataset.vocabulary)
+    return score(read_any(path, records, dataset.vocabulary), dataset, split, config, records)
 
 
-def warn_without_roles(dataset: Dataset, split: str = "test") -> None:
+def warn_without_roles(dataset: Dataset, split: str) -> None:
     """Say so where V-COCO is scored by HICO's metric because its roles are not there."""
     if dataset.vocabulary.name == vcoco_vocabulary().name and not dataset.splits[split].roles:
         logging.getLogger("ggnet").warning(

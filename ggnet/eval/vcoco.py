@@ -16,7 +16,6 @@ with 1 added to widths is the same.
 """
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +88,18 @@ class VcocoResult:
         """Mean over the 26 actions."""
         return _mean(list(self.agent_ap.values()))
 
+    def headline(self) -> dict[str, float]:
+        """Mean role AP over 24 roles, in Scenario 1 (`mAP`) and 2."""
+        means = {"mAP": self.mean_role_ap(), "mAP_s2": self.mean_role_ap("scenario 2")}
+        return {name: value for name, value in means.items() if not np.isnan(value)}
+
+    def named_curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """ "action_role" -> precision and recall in Scenario 1."""
+        return self.curves
+
+    def hoi_ap(self) -> None:
+        """None: the object's class does not count, so there are no HOIs."""
+
     def table(self) -> Table:
         """The means as a rich table."""
         table = Table(title="V-COCO AP")
@@ -98,6 +109,18 @@ class VcocoResult:
             means = (self.mean_role_ap(scenario, roles) for roles in (24, 25))
             table.add_row(f"role AP, {scenario}", *(f"{value:.2f}" for value in means))
         table.add_row("agent AP, 26 actions", f"{self.mean_agent_ap():.2f}", "")
+        return table
+
+    def class_table(self) -> Table:
+        """Every action's role as a rich table, best first."""
+        table = Table(title="AP of each role")
+        for name in ("action and role", *SCENARIOS, "persons"):
+            table.add_column(name, justify="left" if name == "action and role" else "right")
+        first, second = (self.role_ap[scenario] for scenario in SCENARIOS)
+        for name in sorted(first, key=lambda name: -np.nan_to_num(first[name], nan=-1.0)):
+            action = name.rsplit("_", 1)[0]
+            figures = (f"{values[name]:.2f}" for values in (first, second))
+            table.add_row(name.replace("_", " "), *figures, str(self.positives[action]))
         return table
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,11 +143,6 @@ class VcocoResult:
             else value
             for key, value in values.items()
         } | {"positives": self.positives}
-
-    def to_json(self, path: str | Path) -> None:
-        """Write `to_dict` to a file."""
-        with atomic_write(path, "w") as file:
-            file.write(json.dumps(self.to_dict(), indent=1) + "\n")
 
     def to_csv(self, path: str | Path) -> None:
         """Write one row for each action's role."""

@@ -1,13 +1,31 @@
 """Networks: backbones, GGNet and its variants, the detector around them."""
 
 from ggnet.config import ModelConfig
+from ggnet.models.backbone import Backbone
 from ggnet.models.detector import Detector
 from ggnet.models.dla import DLA34
 from ggnet.models.ggnet import GGNet
-from ggnet.models.hourglass import HourglassNet, hourglass104
+from ggnet.models.hourglass import Hourglass104, HourglassNet
 from ggnet.models.tiny import Tiny
 
-__all__ = ["DLA34", "Detector", "GGNet", "HourglassNet", "Tiny", "build_model", "hourglass104"]
+__all__ = [
+    "BACKBONES",
+    "DLA34",
+    "Backbone",
+    "Detector",
+    "GGNet",
+    "Hourglass104",
+    "HourglassNet",
+    "Tiny",
+    "build_model",
+]
+
+# What `model.backbone` may be.
+BACKBONES: dict[str, type[Backbone]] = {
+    "tiny": Tiny,
+    "dla34": DLA34,
+    "hourglass104": Hourglass104,
+}
 
 
 def build_model(config: ModelConfig, num_objects: int, num_verbs: int) -> GGNet:
@@ -18,16 +36,10 @@ def build_model(config: ModelConfig, num_objects: int, num_verbs: int) -> GGNet:
     Raises:
         ValueError: switches that exclude each other.
     """
-    if config.backbone == "tiny":
-        backbone, head_channels = Tiny(config.width), config.width
-    else:
-        backbone = DLA34() if config.backbone == "dla34" else hourglass104()
-        head_channels = 256
     return GGNet(
-        backbone,
+        BACKBONES[config.backbone].from_config(config),
         num_objects,
         num_verbs,
-        head_channels=head_channels,
         aggregation=config.aggregation,
         gaze_steps=config.gaze_steps,
         actpoints=config.actpoints,

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ggnet.models.backbone import Backbone
 from ggnet.models.blocks import conv_bn, conv_bn_relu
 from ggnet.nn import DeformConv2d
 
@@ -106,12 +107,10 @@ class Aggregate(nn.Module):
         return outputs
 
 
-class DLA34(nn.Module):
+class DLA34(Backbone):
     """DLA-34: one feature map at stride 4 with 64 channels."""
 
-    stride = 4
     size_multiple = 32
-    stacks = 1
     out_channels = CHANNELS[2]
 
     def __init__(self) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ggnet.models.backbone import Backbone
 from ggnet.models.heads import Heads
 
 Outputs = dict[str, Tensor | list[Tensor]]
@@ -13,11 +14,9 @@ class GGNet(nn.Module):
     """A backbone and, for each of its stacks, the heads.
 
     Args:
-        backbone: maps images to a list of feature maps and has the attributes `out_channels`,
-            `stride`, `size_multiple` and `stacks`.
+        backbone: maps images to feature maps; it says how wide the heads are.
         num_objects: object classes; class 0 is the person.
         num_verbs: verb classes.
-        head_channels: hidden channels of every head.
         heads: the switches of `ggnet.models.heads.Heads`.
 
     Example:
@@ -28,17 +27,15 @@ class GGNet(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_objects: int,
         num_verbs: int,
-        *,
-        head_channels: int = 256,
         **heads: Any,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleList(
-            Heads(backbone.out_channels, head_channels, num_objects, num_verbs, **heads)
+            Heads(backbone.out_channels, backbone.head_channels, num_objects, num_verbs, **heads)
             for _ in range(backbone.stacks)
         )
 
@@ -50,7 +47,8 @@ class GGNet(nn.Module):
 
         Returns:
             In training mode a list with one dict for every stack; in evaluation mode the dict of
-            the last stack, of which only what the last verb map needs is computed. At stride 4:
+            the last stack, of which only what the last verb map needs is computed. In cells of the
+            backbone's stride:
 
             - heatmap (B, num_objects, h, w): logits of object centers
             - size (B, 2, h, w): box width, height in cells

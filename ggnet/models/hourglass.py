@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ggnet.models.backbone import Backbone
 from ggnet.models.blocks import Residual, conv_bn, conv_bn_relu
 
 # Channels at strides 4, 8, ..., 128, and residual blocks at each.
@@ -36,22 +37,15 @@ class Hourglass(nn.Module):
         return self.skip(x) + self.up(self.inner(self.down(x)))
 
 
-class HourglassNet(nn.Module):
+class HourglassNet(Backbone):
     """Stacked hourglasses; every stack yields a feature map at stride 4."""
 
-    stride = 4
-
-    def __init__(
-        self,
-        channels: tuple[int, ...] = CHANNELS,
-        blocks: tuple[int, ...] = BLOCKS,
-        stacks: int = 2,
-    ) -> None:
+    def __init__(self, channels: tuple[int, ...], blocks: tuple[int, ...], stacks: int) -> None:
         super().__init__()
         width = channels[0]
         self.stacks = stacks
-        self.out_channels = width
-        self.size_multiple = self.stride * 2 ** (len(channels) - 1)
+        self.out_channels = self.head_channels = width
+        self.size_multiple = _coarsest(channels)
         self.stem = nn.Sequential(
             conv_bn_relu(3, width // 2, kernel=7, stride=2), Residual(width // 2, width, stride=2)
         )
@@ -78,6 +72,16 @@ class HourglassNet(nn.Module):
         return outputs
 
 
-def hourglass104() -> HourglassNet:
-    """Two stacks, 187.7 M parameters; sides must be multiples of 128."""
-    return HourglassNet()
+def _coarsest(channels: tuple[int, ...]) -> int:
+    """The stride at the bottom of an hourglass."""
+    return Backbone.stride * 2 ** (len(channels) - 1)
+
+
+class Hourglass104(HourglassNet):
+    """Two stacks, 187.7 M parameters."""
+
+    stacks = 2
+    size_multiple = _coarsest(CHANNELS)
+
+    def __init__(self) -> None:
+        super().__init__(CHANNELS, BLOCKS, self.stacks)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ggnet.errors import UserError
-from ggnet.eval.hico import HicoResult
+from ggnet.eval.hico import HoiAP
 from ggnet.io import atomic_write
 
 _NOT_LOSSES = {"epoch", "step", "lr", "images_per_second", "data_wait", "seconds"}
@@ -71,22 +71,18 @@ def plot_curves(results: str | Path, picture: str | Path) -> None:
     _save(figure, picture)
 
 
-def plot_hoi_ap(
-    result: HicoResult, train_counts: np.ndarray, picture: str | Path, setting: str = "default"
-) -> None:
+def plot_hoi_ap(found: HoiAP, train_counts: np.ndarray, picture: str | Path) -> None:
     """AP of each HOI against its number of training instances, as one PNG: the long tail.
 
     Args:
         train_counts: (HOIs,) as `hoi_counts` gives them.
-        setting: "default" or "known-object".
     """
-    ap = result.ap[setting]
-    there = ~np.isnan(ap)
-    counts, ap, hois = train_counts[there], ap[there], np.flatnonzero(there)
+    there = ~np.isnan(found.ap)
+    counts, ap, hois = train_counts[there], found.ap[there], np.flatnonzero(there)
     figure = Figure(figsize=(9, 5), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
     axes.set_xscale("symlog", linthresh=1, linscale=0.3)
-    rare = result.groups.get("rare", np.zeros(len(there), bool))[there]
+    rare = found.rare[there]
     for mask, color, label in ((~rare, "tab:blue", "non-rare"), (rare, "tab:orange", "rare")):
         if mask.any():
             label = f"{label if rare.any() else 'HOI'} ({mask.sum()})"
@@ -94,13 +90,13 @@ def plot_hoi_ap(
     x, y = _running_mean(counts, ap)
     axes.plot(x, y, color="black", linewidth=2, label="mean of neighbors")
     axes.set_ylim(-3, 103)
-    title = f"AP of each HOI ({setting.replace('-', ' ')}), mAP {result.mean_ap(setting):.2f}"
+    title = f"AP of each HOI ({found.setting.replace('-', ' ')}), mAP {found.mean:.2f}"
     _finish(axes, title, "training instances", "AP, %")
     order = ap.argsort(kind="stable")
     rightmost = counts.max() / 2  # to the right of it a name would leave the axes
     for i in _apart(axes, counts, ap, [*order[::-1][:_NAMED], *order[:_NAMED]]):
         axes.annotate(
-            result.vocabulary.hoi_name(hois[i]).replace("_", " "),
+            found.names[hois[i]].replace("_", " "),
             (counts[i], ap[i]),
             xytext=(-5 if counts[i] > rightmost else 5, -9 if ap[i] > 50 else 5),
             textcoords="offset points",

@@ -10,11 +10,9 @@ from ggnet.data.vocabulary import Vocabulary
 from ggnet.eval.predictions import Gaze, ImagePrediction
 from ggnet.viz import style
 from ggnet.viz.canvas import Canvas, Chip, TextLine
+from ggnet.viz.defaults import THRESHOLD, TOP
 from ggnet.viz.page import compose
 
-# What is drawn, unless said otherwise. A score is a product of three; on the bundled dataset
-# F1 peaks at about this one after a short training.
-THRESHOLD, TOP = 0.07, 10
 _SAME_BOX = 0.5  # boxes that overlap more than this are drawn as one
 
 

@@ -17,9 +17,8 @@ def plot_precision_recall(
     """One small plot for each class, as one PNG; of more than 30 classes, the first 30.
 
     Args:
-        curves: class -> precision and recall by falling score, as fractions. For HICO:
-            `{result.vocabulary.hoi_name(hoi): result.curves[hoi] for hoi in chosen}`; for V-COCO:
-            `result.curves`.
+        curves: class -> precision and recall by falling score, as fractions: a result's
+            `named_curves()`.
 
     Raises:
         ValueError: no curves.

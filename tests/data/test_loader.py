@@ -147,7 +147,7 @@ def test_epochs_differ_in_order_and_augmentation(records):
 
 def test_augmentation_differs_between_images(records):
     """A seed shared by all workers would give every image of a step the same crop."""
-    dataset = HOIDataset([records[0]] * 8, VOCABULARY, config().data, train=True)
+    dataset = HOIDataset([records[0]] * 8, VOCABULARY, config(), train=True)
     affines = {tuple(dataset[index]["meta"].affine.ravel()) for index in range(8)}
     assert len(affines) == 8
 
@@ -225,7 +225,7 @@ def test_a_truncated_image_stops_with_its_name(records, tmp_path, workers):
 
 def test_caps_are_reported(records):
     problems = Problems()
-    settings = config(**{"data.max_objects": 1, "data.max_pairs": 1}).data
+    settings = config(**{"data.max_objects": 1, "data.max_pairs": 1})
     two_pairs = dataclasses.replace(
         records[1], pairs=np.array([[0, 0, 0], [0, 0, 1]]), boxes=records[1].boxes
     )

@@ -13,10 +13,9 @@ from ggnet.data.annotations import load_dataset
 from ggnet.data.convert import convert
 from ggnet.data.scenes import generate
 from ggnet.data.tables import vcoco_actions
-from ggnet.engine.checkpoint import save_checkpoint
+from ggnet.engine.checkpoint import open_checkpoint, save_checkpoint
 from ggnet.engine.evaluation import evaluate_checkpoint
 from ggnet.eval.predictions import read_predictions
-from ggnet.eval.vcoco import VcocoResult
 from ggnet.models import build_model
 
 SETTINGS = ["data.input_size=[96, 96]", "data.workers=0", "model.width=16", "train.device=cpu"]
@@ -131,10 +130,11 @@ def test_boxes_need_a_network(tmp_path, capsys):
     assert "needs a network" in capsys.readouterr().err
 
 
-def test_vcoco_is_scored_by_its_own_metric(vcoco, tmp_path):
+def test_vcoco_is_scored_by_its_own_metric(vcoco, tmp_path, capsys):
     run = checkpoint(tmp_path, vcoco)
-    result = evaluate_checkpoint(run, [])
-    assert isinstance(result, VcocoResult)
+    assert main(["eval", str(run)]) == 0
+    assert "AP of each role" in capsys.readouterr().out
+    result = evaluate_checkpoint(open_checkpoint(run), []).result
     assert result.positives["hold"] == 1
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["metric"] == "V-COCO AP"

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ggnet.config import Config
-from ggnet.data.targets import STRIDE, build_targets
+from ggnet.data.targets import build_targets
 from ggnet.data.transforms import letterbox_affine, transform_boxes
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.engine.checkpoint import save_checkpoint
@@ -25,6 +25,7 @@ VOCABULARY = Vocabulary(
     hois=((0, 1), (0, 2), (1, 2), (2, 1)),
 )
 INPUT = (96, 160)  # height, width
+STRIDE = 4
 GRID = (INPUT[0] // STRIDE, INPUT[1] // STRIDE)
 LABELS = np.array([0, 1, 0, 2])
 PAIRS = np.array([[0, 1, 2], [2, 3, 1]])  # throw ball, drink cup

@@ -18,12 +18,12 @@ from rich.console import Console
 from ggnet.config import load_config, override
 from ggnet.engine.checkpoint import BEST, LAST, load_checkpoint
 from ggnet.engine.distributed import join_workers
-from ggnet.engine.evaluation import METRICS
 from ggnet.engine.logging import LINE_SECONDS, TensorBoard
 from ggnet.engine.runs import resume_run
 from ggnet.engine.signals import INTERRUPTED, Interrupted
 from ggnet.engine.trainer import RESULTS, Trainer, train
 from ggnet.errors import UserError
+from ggnet.eval.report import METRICS
 from ggnet.nn import GGNetLoss
 
 QUIET = Console(quiet=True)

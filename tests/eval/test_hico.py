@@ -364,8 +364,7 @@ def test_results_on_disk(tmp_path):
         VOCABULARY,
         train_counts=np.array([3, 99]),
     )
-    result.to_json(tmp_path / "metrics.json")
-    values = json.loads((tmp_path / "metrics.json").read_text())
+    values = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert values["mean_ap"]["default"] == {"full": 100.0, "rare": 100.0, "non-rare": None}
     result.to_csv(tmp_path / "metrics.csv")
     with open(tmp_path / "metrics.csv") as file:

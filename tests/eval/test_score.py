@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ggnet.config import EvalConfig
 from ggnet.data.convert import convert
 from ggnet.data.tables import vcoco_actions
+from ggnet.engine.plots import plot_classes
 from ggnet.errors import UserError
 from ggnet.eval.foreign import write_ppdm, write_vcoco_pickle
-from ggnet.eval.hico import HicoResult
 from ggnet.eval.predictions import ImagePrediction, write_predictions
-from ggnet.eval.score import score_file
-from ggnet.eval.vcoco import VcocoResult, role_predictions
+from ggnet.eval.score import score, score_file
+from ggnet.eval.vcoco import role_predictions
 from ggnet.viz.precision_recall import plot_precision_recall
 
 
@@ -64,8 +65,7 @@ def test_hico_from_both_json_dialects(hico, tmp_path):
     write_predictions(tmp_path / "own.json", predictions, hico.vocabulary)
     write_ppdm(tmp_path / "ppdm.json", predictions, hico.vocabulary)
     for name in ("own.json", "ppdm.json"):
-        result = score_file(tmp_path / name, hico).result
-        assert isinstance(result, HicoResult)
+        result = score_file(tmp_path / name, hico, "test", EvalConfig()).result
         assert result.mean_ap() == pytest.approx(100)
         assert result.ground_truth.sum() == 3
         assert set(result.groups) == {"full", "rare", "non-rare"}
@@ -73,9 +73,9 @@ def test_hico_from_both_json_dialects(hico, tmp_path):
 
 def test_a_pickle_needs_roles(hico, tmp_path):
     with pytest.raises(UserError, match="has no roles to score it with"):
-        score_file(tmp_path / "detections.pkl", hico)
+        score_file(tmp_path / "detections.pkl", hico, "test", EvalConfig())
     with pytest.raises(UserError, match=r"cannot read .*none\.json"):
-        score_file(tmp_path / "none.json", hico)
+        score_file(tmp_path / "none.json", hico, "test", EvalConfig())
 
 
 @pytest.fixture
@@ -123,8 +123,7 @@ def test_vcoco_from_json_and_pickle(vcoco, tmp_path):
     found = role_predictions(predictions, vcoco.vocabulary)
     write_vcoco_pickle(tmp_path / "detections.pkl", found)
     for name in ("own.json", "detections.pkl"):
-        result = score_file(tmp_path / name, vcoco).result
-        assert isinstance(result, VcocoResult)
+        result = score_file(tmp_path / name, vcoco, "test", EvalConfig()).result
         assert result.mean_role_ap() == 100
         assert result.positives["hold"] == result.positives["stand"] == 1
         assert result.agent_ap["hold"] == 100
@@ -132,8 +131,8 @@ def test_vcoco_from_json_and_pickle(vcoco, tmp_path):
 
 
 def test_protocol_and_points_are_passed_on(hico, tmp_path):
-    write_predictions(tmp_path / "own.json", ground_truth(hico), hico.vocabulary)
-    result = score_file(tmp_path / "own.json", hico, protocol="no-frills", points="double").result
+    config = EvalConfig(protocol="no-frills", points="double")
+    result = score(ground_truth(hico), hico, "test", config).result
     assert (result.protocol, result.points) == ("no-frills", "double")
 
 
@@ -141,12 +140,12 @@ def test_report_of_a_file(hico, vcoco, tmp_path):
     for dataset in (hico, vcoco):
         predictions = ground_truth(dataset)
         write_predictions(tmp_path / "own.json", predictions, dataset.vocabulary)
-        report = score_file(tmp_path / "own.json", dataset)
+        report = score_file(tmp_path / "own.json", dataset, "test", EvalConfig())
         pairs = sum(len(prediction) for prediction in predictions)
         assert report.errors.to_dict()["correct"] == pairs
         assert report.detection is None  # the file has no boxes but those of triplets
         report.write(tmp_path)
-        report.plot(tmp_path)
+        plot_classes(report, tmp_path)
         assert json.loads((tmp_path / "metrics.json").read_text())["errors"]["correct"] == pairs
         assert Image.open(tmp_path / "precision_recall.png").size[0] > 500
 
@@ -165,8 +164,8 @@ def test_vcoco_without_roles_says_so(tmp_path, caplog):
     dataset = convert("vcoco-ppdm", tmp_path / "vcoco", train=file, test=file)
     write_predictions(tmp_path / "own.json", ground_truth(dataset), dataset.vocabulary)
     with caplog.at_level("WARNING", "ggnet"):
-        result = score_file(tmp_path / "own.json", dataset).result
-    assert isinstance(result, HicoResult)
+        result = score_file(tmp_path / "own.json", dataset, "test", EvalConfig()).result
+    assert result.headline()["mAP_known_object"] == pytest.approx(100)  # HICO's
     assert "has no roles, so this is HICO's metric" in caplog.text
 
 

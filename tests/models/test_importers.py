@@ -92,10 +92,9 @@ def test_hourglass_outputs_are_the_original_ones(gaze):
     source = next(source for source in SOURCES if source.mark in weights)
     origins, _ = rename(weights, source)
     model = GGNet(
-        HourglassNet(channels, blocks),
+        HourglassNet(channels, blocks, stacks=2),
         4,
         verbs,
-        head_channels=16,
         aggregation="gaze" if gaze else "interaction",
         gaze_steps=gaze,
         actpoints=25,

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from ggnet import reference
-from ggnet.config import LossConfig, ModelConfig
-from ggnet.models import DLA34, GGNet, HourglassNet, build_model
+from ggnet.config import LossConfig, ModelConfig, load_config
+from ggnet.errors import UserError
+from ggnet.models import BACKBONES, DLA34, GGNet, HourglassNet, build_model
 from ggnet.nn import GGNetLoss
 
 OBJECTS, VERBS = 4, 5
@@ -23,6 +24,13 @@ SWITCHES = [
     {"aggregation": "interaction+object", "apm": False},
     {"aggregation": "interaction+human+object", "apm": False},
 ]
+HEADS = {
+    "aggregation": "gaze",
+    "gaze_steps": 1,
+    "actpoints": 9,
+    "shared_features": False,
+    "apm": True,
+}
 by_switches = pytest.mark.parametrize(
     "switches", SWITCHES, ids=lambda s: ",".join(f"{k}={v}" for k, v in s.items())
 )
@@ -117,8 +125,7 @@ def test_evaluation_gives_the_last_training_maps(switches):
 def test_evaluation_runs_only_what_the_last_step_needs(steps):
     torch.manual_seed(0)
     backbone = HourglassNet(channels=(16, 16), blocks=(1, 1), stacks=2)
-    switches = {"aggregation": "gaze", "actpoints": 9, "shared_features": False, "apm": True}
-    model = GGNet(backbone, OBJECTS, VERBS, head_channels=16, gaze_steps=steps, **switches)
+    model = GGNet(backbone, OBJECTS, VERBS, **HEADS | {"gaze_steps": steps})
     layers = {
         name: module
         for name, module in model.named_modules()
@@ -278,7 +285,25 @@ def test_glance_parameters():
     assert build(aggregation="actpoints").glance_parameters() == []
 
 
-@pytest.mark.parametrize("backbone", ["tiny", "dla34", "hourglass104"])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_backbones_are_what_they_declare(name):
+    declared = BACKBONES[name]
+    height, width = declared.size_multiple, 2 * declared.size_multiple
+    with torch.device("meta"):
+        backbone = declared.from_config(ModelConfig(width=48))
+        features = backbone(torch.empty(2, 3, height, width))
+    assert backbone.size_multiple == declared.size_multiple
+    shape = (2, backbone.out_channels, height // declared.stride, width // declared.stride)
+    assert [tuple(feature.shape) for feature in features] == [shape] * declared.stacks
+    model = GGNet(backbone, OBJECTS, VERBS, **HEADS)
+    assert model.heads[0].size[0].out_channels == backbone.head_channels
+    settings = [f"model.backbone={name}"]
+    load_config(None, [*settings, f"data.input_size=[{height}, {width}]"])
+    with pytest.raises(UserError, match=f"{name} needs multiples of {declared.size_multiple}"):
+        load_config(None, [*settings, f"data.input_size=[{height // 2}, {width}]"])
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_no_convolution_that_onednn_computes_beyond_its_workspace(backbone):
     """See models/tiny.py: training would corrupt memory, and only sometimes crash."""
     with torch.device("meta"):

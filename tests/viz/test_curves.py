@@ -53,6 +53,6 @@ def test_missing_table_is_named(tmp_path):
 def test_ap_of_each_hoi(tmp_path, prediction, record, vocabulary, counted):
     counts = np.array([3, 500, 20, 0, 7, 11])
     result = evaluate([prediction], [record], vocabulary, train_counts=counts if counted else None)
-    plot_hoi_ap(result, counts, tmp_path / "hoi.png")
+    plot_hoi_ap(result.hoi_ap(), counts, tmp_path / "hoi.png")
     with Image.open(tmp_path / "hoi.png") as picture:
         assert min(picture.size) > 400

@@ -1,0 +1,9 @@
+"""The verbs of the `ggnet` command, one file each: its summary, its options, what it does.
+
+A command is a module with `SUMMARY`, `add_arguments(parser)` and `run(args)`, which returns an exit
+status or None for success; it raises UserError for what the user can put right. Modules import at
+their top only what is quick; `run` imports the rest. `COMMANDS` gives the order of the help.
+"""
+
+# An underscore at the end is for Python's own words and not part of the name.
+COMMANDS = ("demo", "train", "eval", "predict", "import_", "data", "env")

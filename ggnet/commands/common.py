@@ -1,0 +1,49 @@
+"""What several commands share."""
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+
+USER_ERROR = 2  # exit status, as argparse's: the user can put it right
+SHOWN = 10  # broken records of a kind that are named
+OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=.*", re.DOTALL)
+
+
+def add_commands(parser: argparse.ArgumentParser, package: str, names: Sequence[str]) -> None:
+    """Give `parser` the commands in modules of `package`; see `ggnet.commands`."""
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name in names:
+        module = import_module(f"{package}.{name}")
+        summary = module.SUMMARY
+        command = commands.add_parser(
+            name.rstrip("_"), help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+        )
+        module.add_arguments(command)
+        if hasattr(module, "run"):  # a group of commands has none
+            command.set_defaults(command=module.run)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Settings of the configuration, anywhere on the command line."""
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings, e.g. train.lr=1e-3"
+    )
+
+
+@contextmanager
+def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, to be called with (done, in all); elsewhere nothing."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(transient=True, disable=not Console().is_terminal) as bar:
+        task = bar.add_task(text)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def is_main() -> bool:
+    """Whether this process speaks, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"

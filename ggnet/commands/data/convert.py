@@ -1,0 +1,61 @@
+"""`ggnet data convert`."""
+
+import argparse
+
+from ggnet.commands.common import SHOWN
+
+SUMMARY = "import a published annotation format"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `ggnet.commands`."""
+    parser.add_argument("source", help="one of the names below")
+    parser.add_argument("output", help="dataset folder to write")
+    for split in ("train", "test"):
+        parser.add_argument(f"--{split}", metavar="FILE", help=f"annotations for {split}ing")
+        parser.add_argument(
+            f"--{split}-images", metavar="FOLDER", help=f"default: OUTPUT/images/{split}"
+        )
+    parser.add_argument("--labels", metavar="FILE", help="hico-mat: anno.mat, for Known-Object")
+    parser.add_argument(
+        "--coco", metavar="FILE", nargs="+", default=(), help="vcoco-official: instances_*2014.json"
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    format_help = parser.format_help
+
+    def with_sources() -> str:
+        from ggnet.data.sources import SOURCES  # imported only for who asks
+
+        width = max(map(len, SOURCES))
+        lines = (f"  {name:<{width}}  {source.help}" for name, source in SOURCES.items())
+        parser.epilog = "\n".join(["sources:", *lines])
+        return format_help()
+
+    parser.format_help = with_sources
+
+
+def run(args: argparse.Namespace) -> None:
+    """See `ggnet.commands`."""
+    from rich.console import Console
+
+    from ggnet.data.convert import convert
+    from ggnet.data.problems import Problems
+
+    problems = Problems()
+    dataset = convert(
+        args.source,
+        args.output,
+        train=args.train,
+        test=args.test,
+        train_images=args.train_images,
+        test_images=args.test_images,
+        labels=args.labels,
+        coco=args.coco,
+        problems=problems,
+    )
+    console = Console()
+    if len(problems):
+        console.print(problems.table())
+        print(*problems.lines(SHOWN), sep="\n")
+    splits = ", ".join(dataset.splits)
+    console.print(f"{dataset.vocabulary.name} ({splits}) in {args.output}", highlight=False)

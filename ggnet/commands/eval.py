@@ -1,0 +1,86 @@
+"""`ggnet eval`."""
+
+import argparse
+from pathlib import Path
+
+from ggnet.commands.common import OVERRIDE, add_overrides
+from ggnet.errors import UserError
+
+SUMMARY = "metrics of a checkpoint, or of a prediction file, on the test split"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `ggnet.commands`."""
+    parser.add_argument(
+        "checkpoint", metavar="RUN|CHECKPOINT", nargs="?", help="not needed with --predictions"
+    )
+    parser.add_argument(
+        "--predictions",
+        metavar="FILE",
+        help="score this file (ours, PPDM's JSON or a V-COCO pickle) for the dataset data.root",
+    )
+    parser.add_argument(
+        "--detections",
+        metavar="FILE",
+        help="use another detector's boxes (COCO's JSON of results) in place of the network's",
+    )
+    parser.add_argument(
+        "--out", help="folder of the results (default: the run's; with --predictions: none)"
+    )
+    add_overrides(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """See `ggnet.commands`."""
+    if args.checkpoint and OVERRIDE.fullmatch(args.checkpoint):
+        args.overrides.insert(0, args.checkpoint)
+        args.checkpoint = None
+    if bool(args.checkpoint) == bool(args.predictions):
+        raise UserError("give either a run folder or checkpoint, or --predictions FILE")
+    if args.detections and not args.checkpoint:
+        raise UserError("--detections needs a network to find the interactions: give its run")
+    out = Path(args.out) if args.out else None
+    if args.checkpoint:
+        _of_checkpoint(args, out)
+    else:
+        _of_file(args, out)
+
+
+def _of_checkpoint(args: argparse.Namespace, out: Path | None) -> None:
+    from rich.console import Console
+
+    from ggnet.engine.checkpoint import open_checkpoint
+    from ggnet.engine.evaluation import evaluate_checkpoint
+    from ggnet.engine.plots import plot_classes
+
+    console = Console()
+    checkpoint = open_checkpoint(args.checkpoint)
+    out = out or checkpoint.path.parent
+    report = evaluate_checkpoint(
+        checkpoint, args.overrides, out, console, detections=args.detections
+    )
+    if report is None:  # one of several processes: the first one speaks
+        return
+    plot_classes(report, out)
+    for table in (report.result.class_table(), *report.tables()):
+        console.print(table)
+    console.print(f"Results in {out}", soft_wrap=True, highlight=False)
+
+
+def _of_file(args: argparse.Namespace, out: Path | None) -> None:
+    from rich.console import Console
+
+    from ggnet.config import load_config
+    from ggnet.data.annotations import load_dataset
+    from ggnet.engine.plots import plot_classes
+    from ggnet.eval.score import score_file
+
+    config = load_config(None, args.overrides)
+    dataset = load_dataset(config.data.root)
+    report = score_file(args.predictions, dataset, "test", config.eval)
+    console = Console()
+    for table in report.tables():
+        console.print(table)
+    if out:
+        report.write(out)
+        plot_classes(report, out)

@@ -1,0 +1,99 @@
+"""Published annotation formats, by the name that `ggnet data convert` knows them by.
+
+A source reads one file into `Content`; `ggnet.data.convert` does the rest.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ggnet.data.annotations import ImageRecord, read_records
+from ggnet.data.formats import hico, vcoco
+from ggnet.data.formats.entry import Entry
+from ggnet.data.problems import Problems
+from ggnet.data.tables import hico_rare, hico_vocabulary, vcoco_vocabulary
+from ggnet.data.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Request:
+    """One annotation file to read, and what a reader may need beside it."""
+
+    path: Path
+    split: str  # "train" or "test"
+    vocabulary: Vocabulary
+    problems: Problems  # collects what is left out
+    labels: str | Path | None = None  # HICO-DET's anno.mat
+    coco: Sequence[str | Path] = ()  # COCO's instances files
+
+
+@dataclass
+class Content:
+    """What a file says."""
+
+    entries: list[Entry]  # one an image
+    roles: list[dict[str, Any]] | None = None  # for V-COCO's metric, see `vcoco.read_official_file`
+
+
+@dataclass(frozen=True)
+class Source:
+    """A format: how to read it, and the names that its ids mean."""
+
+    read: Callable[[Request], Content]
+    help: str  # its files
+    vocabulary: Callable[[], Vocabulary]
+    rare: Callable[[], np.ndarray] | None = None  # (HOIs,) bool, where a list is published
+    pairs_from_train: bool = False  # only the training file says which verb goes with which object
+
+
+def _records(request: Request, shift: float) -> Content:
+    """PPDM's files, whose form is ours; `shift` turns boxes counted from 1 into edges."""
+    records = read_records(request.path, None, request.vocabulary, request.problems)
+    return Content([_entry(record, request.vocabulary, shift) for record in records])
+
+
+def _entry(record: ImageRecord, vocabulary: Vocabulary, shift: float) -> Entry:
+    entry = Entry(record.file_name, record.image_id)
+    indices = []
+    for box, label in zip(record.boxes.tolist(), record.labels.tolist(), strict=True):
+        edges = [box[0] - shift, box[1] - shift, box[2], box[3]]
+        indices.append(entry.box(edges, vocabulary.object_ids[label]))
+    for human, object_, verb in record.pairs.tolist():
+        entry.pair(indices[human], indices[object_], vocabulary.verb_ids[verb])
+    return entry
+
+
+# HICO-DET's boxes are inclusive pixels counted from 1, [x1, x2]; as edges they are [x1 - 1, x2].
+_hico = partial(Source, vocabulary=hico_vocabulary, rare=hico_rare)
+_vcoco = partial(Source, vocabulary=vcoco_vocabulary, pairs_from_train=True)
+
+SOURCES: dict[str, Source] = {
+    "hico-json": _hico(
+        lambda r: Content(hico.read_json_file(r.path, r.vocabulary)),
+        "instances_train2015.json and instances_test2015.json of fredzzhang/hicodet",
+    ),
+    "hico-mat": _hico(
+        lambda r: Content(hico.read_mat_file(r.path, r.split, r.labels, r.vocabulary)),
+        "the official anno_bbox.mat for both splits; --labels anno.mat for image-level labels",
+    ),
+    "hico-ppdm": _hico(
+        lambda r: _records(r, shift=1.0),
+        "trainval_hico.json and test_hico.json of PPDM, QPIC and others",
+    ),
+    "vcoco-json": _vcoco(
+        lambda r: Content(vcoco.read_json_file(r.path, r.vocabulary)),
+        "instances_vcoco_trainval.json and instances_vcoco_test.json of fredzzhang/vcoco",
+    ),
+    "vcoco-official": _vcoco(
+        lambda r: Content(*vcoco.read_official_file(r.path, r.coco, r.vocabulary, r.problems)),
+        "vcoco_trainval.json and vcoco_test.json; --coco instances_*2014.json of COCO",
+    ),
+    "vcoco-ppdm": _vcoco(
+        lambda r: _records(r, shift=0.0),
+        "train_vcoco.json and test_vcoco.json of PPDM and others",
+    ),
+}
