@@ -3,6 +3,7 @@
     python -m bench                                    everything, as in the README
     python -m bench --op actpoint --mode full --dtype float32 --provider ggnet torchvision
     python -m bench --op actpoint --shape 2,64,64,96,3
+    python -m bench model                              whole networks: python -m bench model --help
 
 Peers that are not installed are skipped, with the reason. On a CPU, ggnet is measured with one
 thread as well. Results go to a JSON file with the machine's description; `--report FILE` prints one
@@ -31,6 +32,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["model"]:
+        from bench import model  # it imports this module
+
+        return model.main(sys.argv[2:])
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

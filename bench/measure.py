@@ -1,5 +1,6 @@
 """Fair timing on a noisy machine, and memory in a process of its own."""
 
+import ctypes
 import gc
 import statistics
 import time
@@ -106,18 +107,17 @@ def peak_memory(call: Callable[[], float]) -> int:
         before = torch.cuda.memory_allocated()
         call()
         return torch.cuda.max_memory_allocated() - before
-    gc.collect()
-    _trim()
-    before = _status("VmRSS")
+    before = resident()
     Path("/proc/self/clear_refs").write_text("5")
     call()
     return max(0, _status("VmHWM") - before)
 
 
-def _trim() -> None:
-    import ctypes
-
+def resident() -> int:
+    """Bytes of memory that the process holds, what it could give back not counted (Linux)."""
+    gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return _status("VmRSS")
 
 
 def _status(key: str) -> int:

@@ -1,13 +1,16 @@
+import json
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # bench/ is not installed
 
-from bench import publish  # noqa: E402
+from bench import model, networks, publish  # noqa: E402
 from bench.cases import CASES, case, fields  # noqa: E402
+from ggnet import ops, reference  # noqa: E402
 
 
 def results(ggnet, dense, extra):
@@ -57,3 +60,94 @@ def test_a_shape_has_a_number_for_each_field():
     for name, (_, usual) in CASES.items():
         assert len(fields(name)) == len(usual)
     assert case("actpoint", (2, 8, 4, 6, 3)).shape == "2x8x6x6, 4 outputs, 9 points"
+
+
+TINY = {mode: model.Case("ggnet", "tiny", mode, "float32", 1, 64) for mode in model.MODES}
+
+
+@pytest.mark.parametrize("mode", model.MODES)
+@pytest.mark.parametrize("network", networks.NETWORKS)
+def test_the_eager_network_is_the_same_network(network, mode):
+    tiny = model.Case(network, "tiny", mode, "float32", 1, 64)
+    _, base = model.setting(tiny)
+    differences = model.check(tiny, base, reference.deform_conv2d)
+    assert ("gradient" in differences) == (mode == "train")
+    assert max(differences.values()) < 1e-3
+
+
+@pytest.mark.parametrize("mode", model.MODES)
+def test_different_networks_are_not_timed(mode):
+    def without_mask(*tensors, mask, **geometry):
+        return reference.deform_conv2d(*tensors, **geometry)
+
+    _, base = model.setting(TINY[mode])
+    with pytest.raises(RuntimeError, match="not the same network"):
+        model.check(TINY[mode], base, without_mask)
+
+
+def test_eager_operators_stay_inside_their_context():
+    def refuse(*_, **__):
+        raise ZeroDivisionError
+
+    host, base = model.setting(TINY["inference"])
+    with pytest.raises(ZeroDivisionError), networks.Eager(refuse).patched():
+        base(host.images)
+    base(host.images)
+
+
+def test_decoding_image_by_image_gives_the_same_triplets():
+    def peaks(channels, scale=2.0):
+        return torch.randn(2, channels, 12, 12) * scale
+
+    torch.manual_seed(0)
+    outputs = {
+        "heatmap": peaks(3),
+        "size": peaks(2).abs(),
+        "center_frac": torch.rand(2, 2, 12, 12),
+        "interaction": peaks(4),
+        "human_offset": peaks(8),
+        "object_offset": peaks(8),
+    }
+    valid = torch.rand(4, 3) < 0.7
+    ours, eager = ops.decode_hoi(outputs, valid), networks.decode_images(outputs, valid)
+    shown = ours.scores > 0
+    assert 0 < shown.sum() < shown.numel()  # duplicates were left out
+    torch.testing.assert_close(
+        networks.packed(eager)[shown], networks.packed(ours)[shown], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_model_bench_writes_what_it_measured_and_names_what_it_could_not(tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("out of everything\nlong story")
+
+    monkeypatch.setattr(model, "training", fails)
+    for name in ("set_default_device", "set_num_threads"):  # they would stay for other tests
+        monkeypatch.setattr(torch, name, lambda _: None)
+    out = tmp_path / "model.json"
+    arguments = "--backbone tiny --size 64 --repeats 3 --no-memory --threads 1 --provider ggnet"
+    assert model.main([*arguments.split(), "--out", str(out)]) == 0
+    results = json.loads(out.read_text())
+    [row], [skipped] = results["rows"], results["skipped"]
+    assert (row["mode"], row["provider"], row["batch"]) == ("inference", "ggnet", 1)
+    assert set(row["stages"]) == {"copy", "backbone", "heads", "gaze", "decode"}
+    assert 0.5 * row["seconds"] < sum(row["stages"].values()) < 1.5 * row["seconds"]
+    assert (skipped["mode"], skipped["reason"]) == ("train", "RuntimeError: out of everything")
+
+
+def test_flops_are_those_of_the_convolutions():
+    conv = torch.nn.Conv2d(3, 4, 3, padding=1, groups=1)
+    up = torch.nn.ConvTranspose2d(4, 4, 4, 2, 1, groups=4)
+    counted = networks.flops(torch.nn.Sequential(conv, up), torch.rand(2, 3, 8, 8))
+    assert counted == 2 * (8 * 8 * 4 * 27 + 8 * 8 * 4 * 16)
+
+
+def test_model_goals_compare_a_provider_with_eager():
+    goal = model.GOALS["cuda"][1]
+    case = model.asdict(goal.case)
+    rows = [
+        {**case, "provider": "ggnet", "seconds": 1.0, "peak_bytes": 30},
+        {**case, "provider": "eager", "seconds": 4.0, "peak_bytes": 40},
+    ]
+    found = model.goals({"machine": {"gpu": "one"}, "rows": rows})
+    assert [(bound, measured) for _, bound, measured in found] == [(1 / 2.5, 0.25), (0.6, 0.75)]
