@@ -203,11 +203,10 @@ def decode_images(outputs: dict[str, Tensor], valid_pairs: Tensor) -> Triplets:
 
 def _peaks(logits: Tensor) -> tuple[Tensor, ...]:
     _, _, height, width = logits.shape
-    heat = logits.sigmoid()
-    heat = heat * (F.max_pool2d(heat, 3, stride=1, padding=1) == heat)
-    scores, index = heat.flatten(1).topk(K)
+    kept = F.max_pool2d(logits, 3, stride=1, padding=1) == logits
+    logits, index = logits.masked_fill(~kept, float("-inf")).flatten(1).topk(K)
     cell = index % (height * width)
-    return scores, index // (height * width), cell // width, cell % width
+    return logits.sigmoid(), index // (height * width), cell // width, cell % width
 
 
 def _decode_image(maps: dict[str, Tensor], valid_pairs: Tensor) -> Triplets:
