@@ -8,23 +8,19 @@ namespace ggnet::deform::hopper {
   template void weight_grad<T>(const DeformWeightGradParams&, void*);
 GGNET_EACH_HALF(GGNET_DEFINE)
 
-// Never launched: its shared memory tells which code the device would run.
-__global__ void probe_kernel(int* out) {
+// Never launched: how many threads its blocks may have tells which code the device would run.
 #if defined(GGNET_HOPPER)
-  GGNET_SHARED_ARRAY(int, probe, 2);
+constexpr int kProbeThreads = 64;
 #else
-  GGNET_SHARED_ARRAY(int, probe, 1);
+constexpr int kProbeThreads = 32;
 #endif
-  probe[0] = out[0];
-  __syncthreads();
-  out[1] = probe[0];
-}
+__global__ void __launch_bounds__(kProbeThreads) probe_kernel(int* out) { *out = kProbeThreads; }
 
 bool available() {
   cudaFuncAttributes attributes;
   check_cuda(cudaFuncGetAttributes(&attributes, probe_kernel),
              "the library has no code for this device; compile it with TORCH_CUDA_ARCH_LIST");
-  return attributes.sharedSizeBytes == 2 * sizeof(int);
+  return attributes.maxThreadsPerBlock == 64;
 }
 
 }  // namespace ggnet::deform::hopper
