@@ -43,12 +43,10 @@ namespace deform {
 __device__ __forceinline__ int swizzled_wide(int row, int chunk, int row_bytes) {
   return row * row_bytes + ((chunk ^ (row & 7)) << 4);
 }
-template <class T>
-__device__ __forceinline__ uint32_t tf32_at(const unsigned char* tile, int row, int column,
-                                            int row_bytes) {
-  const float v = *reinterpret_cast<const float*>(tile + swizzled_wide(row, column / 4, row_bytes) +
-                                                  column % 4 * 4);
-  return to_tf32(v);
+__device__ __forceinline__ float float_at(const unsigned char* tile, int row, int column,
+                                          int row_bytes) {
+  return *reinterpret_cast<const float*>(tile + swizzled_wide(row, column / 4, row_bytes) +
+                                         column % 4 * 4);
 }
 
 constexpr int kColumnPad = 4;  // floats
@@ -113,7 +111,37 @@ struct ColumnProduct {
   }
 };
 
-// Full float32: a thread computes just the four channels of the pixel that it will scatter.
+template <int kOutputs>
+struct ColumnProduct<float, Math::kTf32x3, kOutputs> : ColumnProduct<float, Math::kTf32, kOutputs> {
+  using Tile = ColumnProduct<float, Math::kTf32, kOutputs>;
+
+  __device__ __forceinline__ void step(const unsigned char* gradient,
+                                       const unsigned char* weights) {
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const int m0 = warp / 2 * 16, column = warp % 2 * Tile::kTileN + (lane >> 2);
+#pragma unroll 1
+    for (int first = 0; first < kOutputs; first += 32) {
+      Tf32x3Sum part;
+#pragma unroll
+      for (int o = first; o < first + 32; o += 8) {
+        uint32_t r[4];
+        ldmatrix_x4(r, gradient + swizzled_wide(m0 + (lane & 15), o / 4 + (lane >> 4), Tile::kRow));
+        SplitTf32<4> fa;
+#pragma unroll
+        for (int e = 0; e < 4; ++e) fa.set(e, __uint_as_float(r[e]));
+        SplitTf32<2> fb;
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          fb.set(e, *reinterpret_cast<const float*>(
+                        weights + swizzled(o + (lane & 3) + e * 4, column / 4) + column % 4 * 4));
+        part.add(fa, fb);
+      }
+      part.flush(this->sum[0]);
+    }
+  }
+};
+
+// By FFMA: a thread computes just the four channels of the pixel that it will scatter.
 template <int kOutputs>
 struct ColumnProduct<float, Math::kFloat, kOutputs> {
   static constexpr int kRow = kOutputs * 4;
@@ -389,8 +417,8 @@ struct WeightProduct {
         for (int j = 0; j < kN; ++j)
 #pragma unroll
           for (int e = 0; e < 2; ++e)
-            fb[j][e] =
-                tf32_at<T>(columns, k + (lane & 3) + e * 4, n0 + j * 8 + (lane >> 2), kWideRow);
+            fb[j][e] = to_tf32(
+                float_at(columns, k + (lane & 3) + e * 4, n0 + j * 8 + (lane >> 2), kWideRow));
       }
 #pragma unroll
       for (int i = 0; i < kM; ++i) {
@@ -401,8 +429,8 @@ struct WeightProduct {
         } else {
 #pragma unroll
           for (int e = 0; e < 4; ++e)
-            fa[e] = tf32_at<T>(gradient, k + (lane & 3) + (e >> 1) * 4,
-                               m0 + i * 16 + (lane >> 2) + (e & 1) * 8, kRow);
+            fa[e] = to_tf32(float_at(gradient, k + (lane & 3) + (e >> 1) * 4,
+                                     m0 + i * 16 + (lane >> 2) + (e & 1) * 8, kRow));
         }
 #pragma unroll
         for (int j = 0; j < kN; ++j) {
@@ -428,7 +456,48 @@ struct WeightProduct {
   }
 };
 
-// Full float32: a thread owns kOutputs / 32 outputs (every 32nd chunk of 4) and 4 channels.
+template <int kOutputs>
+struct WeightProduct<float, Math::kTf32x3, kOutputs> : WeightProduct<float, Math::kTf32, kOutputs> {
+  using Tile = WeightProduct<float, Math::kTf32, kOutputs>;
+  using Tile::kM, Tile::kN;
+
+  __device__ __forceinline__ void step(const unsigned char* gradient,
+                                       const unsigned char* columns) {
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const int m = warp / Tile::kWarpsN * Tile::kTileM + (lane >> 2);
+    const int n = warp % Tile::kWarpsN * Tile::kTileN + (lane >> 2);
+#pragma unroll 1
+    for (int half = 0; half < kTilePixels; half += kTilePixels / 2) {
+      SplitTf32<2> fb[2][kN];
+#pragma unroll
+      for (int k = 0; k < 2; ++k)
+#pragma unroll
+        for (int j = 0; j < kN; ++j)
+#pragma unroll
+          for (int e = 0; e < 2; ++e)
+            fb[k][j].set(e,
+                         float_at(columns, half + k * 8 + (lane & 3) + e * 4, n + j * 8, kWideRow));
+#pragma unroll
+      for (int i = 0; i < kM; ++i) {
+        Tf32x3Sum part[kN];
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          SplitTf32<4> fa;
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            fa.set(e, float_at(gradient, half + k * 8 + (lane & 3) + (e >> 1) * 4,
+                               m + i * 16 + (e & 1) * 8, Tile::kRow));
+#pragma unroll
+          for (int j = 0; j < kN; ++j) part[j].add(fa, fb[k][j]);
+        }
+#pragma unroll
+        for (int j = 0; j < kN; ++j) part[j].flush(this->sum[i][j]);
+      }
+    }
+  }
+};
+
+// By FFMA: a thread owns kOutputs / 32 outputs (every 32nd chunk of 4) and 4 channels.
 template <int kOutputs>
 struct WeightProduct<float, Math::kFloat, kOutputs> {
   static constexpr int kChannels = kWideRow / 4;
@@ -470,9 +539,16 @@ __host__ __device__ constexpr int weight_grad_shared_bytes() {
          2 * kThreads * static_cast<int>(sizeof(Placement));
 }
 
+// Blocks of a multiprocessor that registers must be left for: two where that spills none.
+template <Math kMath, int kOutputs>
+constexpr int weight_grad_blocks() {
+  return kMath == Math::kTf32x3 && kOutputs == 256 ? 1 : 2;
+}
+
 // Grid: (points * channel tiles, output tiles, splits).
 template <class T, Math kMath, int kOutputs, bool kAligned>
-__global__ void __launch_bounds__(kThreads, 2) weight_grad_kernel(DeformWeightGradParams p) {
+__global__ void __launch_bounds__(kThreads, (weight_grad_blocks<kMath, kOutputs>()))
+    weight_grad_kernel(DeformWeightGradParams p) {
   GGNET_DYNAMIC_SHARED(shared);
   constexpr int kElements = 16 / sizeof(T);
   constexpr int kChannels = kWideRow / static_cast<int>(sizeof(T));

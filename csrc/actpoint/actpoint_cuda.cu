@@ -55,17 +55,31 @@ Code code_of_device() {
   return {(bits & 2) != 0, (bits & 4) != 0 && allowed};
 }
 
+using deform::Math;
+
+// How a device with tensor cores multiplies float32; `tf32` says whether torch allows TF32.
+// GGNET_FLOAT32 (ffma or tf32x3) chooses what float32's own accuracy is reached with.
+Math float32_math(bool tf32) {
+  if (tf32) return Math::kTf32;
+  const char* value = std::getenv("GGNET_FLOAT32");
+  const std::string_view choice = value ? value : "tf32x3";
+  STD_TORCH_CHECK(choice == "ffma" || choice == "tf32x3", "GGNET_FLOAT32 is '", choice,
+                  "', expected ffma or tf32x3");
+  return choice == "ffma" ? Math::kFloat : Math::kTf32x3;
+}
+
 // f(type tag, math constant)
 template <class F>
-void dispatch(ScalarType dtype, bool tf32, F f) {
-  using deform::Math;
+void dispatch(ScalarType dtype, Math float32, F f) {
   switch (dtype) {
     case ScalarType::Half:
       return f(__half{}, std::integral_constant<Math, Math::kHalf>{});
     case ScalarType::BFloat16:
       return f(__nv_bfloat16{}, std::integral_constant<Math, Math::kHalf>{});
     default:
-      if (tf32) return f(float{}, std::integral_constant<Math, Math::kTf32>{});
+      if (float32 == Math::kTf32) return f(float{}, std::integral_constant<Math, Math::kTf32>{});
+      if (float32 == Math::kTf32x3)
+        return f(float{}, std::integral_constant<Math, Math::kTf32x3>{});
       return f(float{}, std::integral_constant<Math, Math::kFloat>{});
   }
 }
@@ -99,7 +113,7 @@ class Call {
     // Half precision needs tensor cores; without them it is computed in float32.
     const Code code = code_of_device();
     dtype_ = code.tensor_cores ? dtype : ScalarType::Float;
-    tf32_ = tf32 && code.tensor_cores;
+    if (code.tensor_cores) float32_ = float32_math(tf32);
     hopper_ = code.hopper && dtype_ != ScalarType::Float;
     features_ = take(features, MemoryFormat::ChannelsLast);
     weight_ = take(weight, MemoryFormat::Contiguous);
@@ -163,7 +177,7 @@ class Call {
     Tensor out = map_like(shape.outputs, dtype_);
     p.out = out.mutable_data_ptr();
     p.relu = relu;
-    dispatch(dtype_, tf32_, [&](auto tag, auto math) {
+    dispatch(dtype_, float32_, [&](auto tag, auto math) {
       using T = decltype(tag);
       if constexpr (sizeof(T) == 2) {
         if (hopper_ && deform::hopper::can_forward<T>(p)) {
@@ -189,7 +203,7 @@ class Call {
     const auto none = [&] { return empty({0}, like_); };  // outputs must not share memory
     Gradients grads{none(), none(), none(), none(), none()};
     Tensor gradient = take(grad_output, MemoryFormat::ChannelsLast);
-    dispatch(dtype_, tf32_, [&](auto tag, auto math) {
+    dispatch(dtype_, float32_, [&](auto tag, auto math) {
       using T = decltype(tag);
       if (output) {
         check_like(*output, "output", like_);
@@ -221,7 +235,8 @@ class Call {
  private:
   OnDevice device_;
   Tensor like_, features_, weight_;
-  bool channels_last_, weight_channels_last_ = false, tf32_ = false, hopper_ = false;
+  bool channels_last_, weight_channels_last_ = false, hopper_ = false;
+  Math float32_ = Math::kFloat;
   ScalarType dtype_;  // of the computation
   std::vector<Tensor> kept_;
 

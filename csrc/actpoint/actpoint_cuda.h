@@ -6,6 +6,7 @@
 #define GGNET_EACH_MATH(X) \
   X(float, Math::kFloat)   \
   X(float, Math::kTf32)    \
+  X(float, Math::kTf32x3)  \
   X(__half, Math::kHalf)   \
   X(__nv_bfloat16, Math::kHalf)
 

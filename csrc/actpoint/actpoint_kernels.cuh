@@ -8,7 +8,7 @@
 // block's features of one slice stay in L1 while all K points read them. In each step every thread
 // gathers 16 bytes of one sample with 128-bit loads, interpolates in float32 and stores the sample
 // into swizzled shared memory; weights arrive through cp.async, kStages deep; the tensor cores (or
-// FFMA for float32 without TF32) multiply. Columns never exist in global memory, and a sample is
+// FFMA for float32 without them) multiply. Columns never exist in global memory, and a sample is
 // gathered once for kOutputs outputs.
 //
 // Everything that depends on the element type is in bytes: a row of a tile is 64 bytes, 32 halves
@@ -53,7 +53,9 @@ constexpr int kRowBytes = 64;  // of a tile row: the channels of a step
 constexpr int kChunks = kRowBytes / 16;
 constexpr int kStages = 3;  // of the weight pipeline
 
-enum class Math { kHalf, kTf32, kFloat };
+// kTf32x3: float32's accuracy from three products in TF32, where there are tensor cores; kFloat:
+// plain FFMA.
+enum class Math { kHalf, kTf32, kFloat, kTf32x3 };
 
 template <class T>
 __host__ __device__ constexpr int slice() {
@@ -259,7 +261,50 @@ struct Product {
   }
 };
 
-// Full float32: a thread owns 8 pixels (its warp's) and every 32nd output.
+template <int kOutputs>
+struct Product<float, Math::kTf32x3, kOutputs> : Product<float, Math::kTf32, kOutputs> {
+  using Tile = Product<float, Math::kTf32, kOutputs>;
+  using Tile::kM, Tile::kN;
+
+  __device__ __forceinline__ void step(const unsigned char* a, const unsigned char* b) {
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const int m0 = warp / Tile::kWarpsN * Tile::kTileM, n0 = warp % Tile::kWarpsN * Tile::kTileN;
+    const int a0 = swizzled(m0 + (lane & 15), lane >> 4);
+    const int b0 = swizzled(n0 + (lane >> 4) * 8 + (lane & 7), lane >> 3 & 1);
+    SplitTf32<4> fa[2][kM];
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int i = 0; i < kM; ++i) {
+        uint32_t r[4];
+        ldmatrix_x4(r, a + (a0 ^ half * 32) + i * 16 * kRowBytes);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) fa[half][i].set(e, __uint_as_float(r[e]));
+      }
+#pragma unroll
+    for (int j = 0; j < kN; j += 2) {
+      SplitTf32<2> fb[2][2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t r[4];
+        ldmatrix_x4(r, b + (b0 ^ half * 32) + j * 8 * kRowBytes);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) fb[half][e >> 1].set(e & 1, __uint_as_float(r[e]));
+      }
+#pragma unroll
+      for (int i = 0; i < kM; ++i)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          Tf32x3Sum part;
+#pragma unroll
+          for (int half = 0; half < 2; ++half) part.add(fa[half][i], fb[half][e]);
+          part.flush(this->sum[i][j + e]);
+        }
+    }
+  }
+};
+
+// By FFMA: a thread owns 8 pixels (its warp's) and every 32nd output.
 template <int kOutputs>
 struct Product<float, Math::kFloat, kOutputs> {
   static constexpr int kN = kOutputs / 32;
@@ -312,8 +357,10 @@ constexpr int forward_blocks() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
   if (kMath == Math::kTf32 && kOutputs == 256 && !kAligned) return 1;
   if (kMath == Math::kFloat && kOutputs == 128) return 1;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  if (kMath == Math::kTf32x3 && kOutputs == 128) return 1;
 #endif
-  return kMath == Math::kFloat && kOutputs == 256 ? 1 : 2;
+  return (kMath == Math::kFloat || kMath == Math::kTf32x3) && kOutputs == 256 ? 1 : 2;
 }
 
 template <class T, Math kMath, int kOutputs, bool kAligned>

@@ -29,8 +29,11 @@ void dispatch(const std::string& math, F f) {
     f(float{}, std::integral_constant<Math, Math::kTf32>{});
   else if (math == "float32")
     f(float{}, std::integral_constant<Math, Math::kFloat>{});
+  else if (math == "tf32x3")
+    f(float{}, std::integral_constant<Math, Math::kTf32x3>{});
   else
-    throw py::value_error("math is '" + math + "'; expected float16, bfloat16, tf32 or float32");
+    throw py::value_error("math is '" + math +
+                          "'; expected float16, bfloat16, tf32, float32 or tf32x3");
 }
 
 // f(type tag) where the Hopper kernels do it; false where they are not asked.

@@ -192,6 +192,39 @@ __device__ __forceinline__ uint32_t to_tf32(float x) {
 #endif
 }
 
+// The registers of a float32 operand, each value as the sum of two of TF32. `big` keeps the upper
+// 11 bits; rounding toward zero after a third of their unit was added leaves the largest floats
+// finite, infinity and NaN as they are, and a remainder of either sign. `small` is that remainder,
+// exact (NaN where `big` is not finite); the tensor cores read its upper 11 bits: big + small is x
+// within 3 * 2^-23 of |x|, and within 2^-136 of a subnormal.
+template <int kCount>
+struct SplitTf32 {
+  uint32_t big[kCount], small[kCount];
+
+  __device__ __forceinline__ void set(int i, float x) {
+    big[i] = __float_as_uint(__fmaf_rz(x, 0x1.555556p-12f, x)) & 0xffffe000u;
+    small[i] = __float_as_uint(x - __uint_as_float(big[i]));
+  }
+};
+
+// A few steps' sum of products of a 16x8 tile, in float32's accuracy, by three TF32 products; the
+// product of the small parts is 2^-20 of the whole at most. Tensor cores cut the sums they keep, so
+// the sum of many steps is kept outside, where each addition rounds to nearest.
+struct Tf32x3Sum {
+  float small[4] = {}, big[4] = {};
+
+  __device__ __forceinline__ void add(const SplitTf32<4>& a, const SplitTf32<2>& b) {
+    mma_16x8x8_tf32(small, a.small, b.big);
+    mma_16x8x8_tf32(small, a.big, b.small);
+    mma_16x8x8_tf32(big, a.big, b.big);
+  }
+  // What is not finite in an operand shows in `big` as in plain arithmetic; in `small` it is NaN.
+  __device__ __forceinline__ void flush(float (&sum)[4]) const {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) sum[e] += fabsf(small[e]) < INFINITY ? big[e] + small[e] : big[e];
+  }
+};
+
 // Four 8x8 matrices of 16-bit elements from shared memory; lane i names row i%8 of matrix i/8.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
 #if defined(__CUDACC__)

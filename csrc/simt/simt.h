@@ -42,6 +42,12 @@
 
 namespace simt {
 
+// The float32 next to a value, toward zero.
+inline float cut(double exact) {
+  const float nearest = static_cast<float>(exact);
+  return std::fabs(nearest) > std::fabs(exact) ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
 // What hardware leaves open, and how much of the machine to use.
 struct Options {
   enum Order { kForward, kReverse, kShuffled };
@@ -337,6 +343,9 @@ inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(unsigned x) { return x ? __builtin_clz(x) : 32; }
 inline int __ffs(unsigned x) { return __builtin_ffs(static_cast<int>(x)); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline float __fmaf_rz(float a, float b, float c) {
+  return simt::cut(static_cast<double>(a) * b + c);
+}
 inline float __fdividef(float a, float b) { return a / b; }
 inline unsigned __float_as_uint(float x) {
   unsigned u;

@@ -6,7 +6,9 @@
 
 namespace simt {
 
-// D(16x8) += A(16xK) * B(Kx8), float32 accumulation. Decode(register, element) gives the value of
+// D(16x8) += A(16xK) * B(Kx8), float32 accumulation. As on hardware (Fasi et al., "Numerical
+// behavior of NVIDIA tensor cores", 2021) products are exact, and a sum of K/2 of them and the
+// accumulator is cut, not rounded. Decode(register, element) gives the value of
 // an element of a register: two halves (K=16) or one tf32 (K=8).
 template <int K, class Decode>
 SIMT_NOTRACE void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
@@ -34,15 +36,23 @@ SIMT_NOTRACE void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)
         rhs[t + K / 2 + e][g] = decode(q.b[1], e);
       }
     }
-    float product[16][8] = {};
+    double products[2][16][8] = {};
     for (int i = 0; i < 16; ++i)
       for (int k = 0; k < K; ++k)
-        for (int j = 0; j < 8; ++j) product[i][j] += lhs[i][k] * rhs[k][j];
+        for (int j = 0; j < 8; ++j)
+          products[k / (K / 2)][i][j] += static_cast<double>(lhs[i][k]) * rhs[k][j];
+    auto add = [](float sum, double product) {
+      const float nearest = static_cast<float>(sum + product);
+      return std::isinf(nearest) ? nearest : cut(sum + product);
+    };
     for (int lane = 0; lane < 32; ++lane) {
       const Input& q = *static_cast<const Input*>(warp[lane].input);
       float* o = static_cast<float*>(warp[lane].output);
       const int g = lane >> 2, t = (lane & 3) * 2;
-      for (int e = 0; e < 4; ++e) o[e] = q.c[e] + product[g + (e >> 1) * 8][t + (e & 1)];
+      for (int e = 0; e < 4; ++e) {
+        const int i = g + (e >> 1) * 8, j = t + (e & 1);
+        o[e] = add(add(q.c[e], products[0][i][j]), products[1][i][j]);
+      }
     }
     ++block->counters.mma;
     block->counters.mma_macs += 16 * 8 * K;

@@ -69,7 +69,7 @@ def _demangled(names: list[str]) -> list[str]:
     listing = subprocess.run(
         ["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    maths = {"0": "half", "1": "tf32", "2": "float"}
+    maths = {"0": "half", "1": "tf32", "2": "float", "3": "tf32x3"}
     short = []
     for name in listing:
         name = re.sub(r"^void ", "", name).rpartition("(")[0] if "(" in name else name

@@ -21,7 +21,7 @@ def measured():
 def matrix_kernels(kernels):
     """(kernel's name, type, math, tile, aligned, measurement)"""
     for name, kernel in kernels.items():
-        m = re.fullmatch(r"(\w+)<(\w+), (half|tf32|float), (\d+), (true|false)>", name)
+        m = re.fullmatch(r"(\w+)<(\w+), (half|tf32|tf32x3|float), (\d+), (true|false)>", name)
         if m and m[1] in MATRIX:
             yield m[1], m[2], m[3], int(m[4]), m[5] == "true", kernel
 
@@ -29,7 +29,7 @@ def matrix_kernels(kernels):
 def test_every_architecture_of_the_budget_is_here(measured):
     assert set(measured) == set(BUDGET["kernels"])
     for arch in measured:
-        assert len(list(matrix_kernels(measured[arch]))) == 3 * 4 * 3 * 2
+        assert len(list(matrix_kernels(measured[arch]))) == 3 * 5 * 3 * 2
 
 
 def test_nothing_is_kept_in_local_memory(measured):

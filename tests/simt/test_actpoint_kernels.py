@@ -10,7 +10,7 @@ from ggnet import reference
 # Largest error over the larger of the exact value and the RMS of all exact values. The inputs are
 # rounded to the type before both computations, so what remains is the rounding of samples and of
 # the output to the type's mantissa of 10, 7, 10 and 23 bits, summed over C*K terms.
-TOLERANCE = {"float16": 6e-3, "bfloat16": 5e-2, "tf32": 1e-2, "float32": 2e-5}
+TOLERANCE = {"float16": 6e-3, "bfloat16": 5e-2, "tf32": 1e-2, "float32": 2e-5, "tf32x3": 2e-5}
 MATHS = list(TOLERANCE)
 
 # batch, channels, height, width, outputs, kernel, (stride, pad, dilation), spread of the offsets
@@ -33,7 +33,7 @@ RUNS = [
 
 def dtype_of(math):
     """The type that arrays have; TF32 is a way to multiply float32."""
-    return "float32" if math == "tf32" else math
+    return "float32" if math.startswith("tf32") else math
 
 
 class Problem:
@@ -78,6 +78,12 @@ class Problem:
             out = out.relu()
         out.backward(self.grad_out)
         return out.detach(), [leaf.grad for leaf in leaves]
+
+    def exact_by_name(self):
+        out, (features, offset, logits, weight, _) = self.exact()
+        return {
+            "out": out, "features": features, "offset": offset, "logits": logits, "weight": weight,
+        }  # fmt: skip
 
     def inputs(self):
         """Arguments that every kernel takes."""
@@ -180,6 +186,117 @@ def test_devices_with_less_shared_memory_get_smaller_tiles(simt, math, limit):
     )  # fmt: skip
     got = from_array(grads[0], dtype).permute(0, 3, 1, 2)
     assert worst(got, features) < TOLERANCE[math]
+
+
+def results(simt, problem, math):
+    """The output and the gradients of features, offset, logits and weight, by `math`."""
+    problem.math = math
+    weight, bias = (to_array(t, "float32") for t in (problem.weight, problem.bias))
+    grad_out = to_array(problem.grad_out.permute(0, 2, 3, 1), "float32")
+    out = problem.empty(problem.grad_out.permute(0, 2, 3, 1))
+    features = problem.empty(problem.features.permute(0, 2, 3, 1))
+    offset, logits, grad_weight, grad_bias = map(
+        problem.empty, (problem.offset, problem.logits, problem.weight, problem.bias)
+    )
+    simt.actpoint_forward(**problem.inputs(), weight=weight, bias=bias, out=out, relu=False)
+    simt.actpoint_backward(
+        **problem.inputs(), grad_out=grad_out, weight=weight, grad_features=features,
+        grad_offset=offset, grad_mask=logits, deterministic=False,
+    )  # fmt: skip
+    simt.actpoint_weight_grad(
+        **problem.inputs(), grad_out=grad_out, grad_weight=grad_weight, grad_bias=grad_bias
+    )
+    arrays = {
+        "out": out.transpose(0, 3, 1, 2), "features": features.transpose(0, 3, 1, 2),
+        "offset": offset, "logits": logits, "weight": grad_weight,
+    }  # fmt: skip
+    return {name: from_array(array.copy(), "float32") for name, array in arrays.items()}
+
+
+def scaled(problem, features=1.0, weight=1.0, grad_out=1.0):
+    """The same problem in other magnitudes, of float32."""
+    for name, by in (("features", features), ("weight", weight), ("grad_out", grad_out)):
+        setattr(problem, name, (getattr(problem, name) * by).float().double())
+
+
+def cancelling(problem):
+    """Each channel and each output nearly undoes the one before it."""
+    for tensor, dim in ((problem.weight, 1), (problem.weight, 0)):
+        odd = tensor.narrow(dim, 0, tensor.shape[dim] // 2 * 2).unflatten(dim, (-1, 2))
+        odd = odd.select(dim + 1, 1)
+        odd.copy_(
+            -tensor.narrow(dim, 0, 2 * odd.shape[dim]).unflatten(dim, (-1, 2)).select(dim + 1, 0)
+        )
+        odd.mul_(1 + 1e-3 * torch.rand(odd.shape))
+    for tensor in (problem.features, problem.grad_out):
+        odd = tensor[:, 1::2]
+        odd.copy_(tensor[:, : 2 * odd.shape[1] : 2])
+    scaled(problem)
+
+
+MAGNITUDES = {
+    "ordinary": lambda problem: None,
+    "large": lambda problem: scaled(problem, features=1e18, weight=1e17, grad_out=1e-17),
+    "tiny": lambda problem: scaled(problem, features=1e-18, weight=1e-18, grad_out=1e17),
+    "cancellation": cancelling,
+}
+
+
+@pytest.mark.parametrize("magnitude", list(MAGNITUDES))
+@pytest.mark.parametrize("case", ["long sums", "odd", "strided", "one channel"])
+def test_three_tf32_products_are_as_exact_as_float32(simt, monkeypatch, case, magnitude):
+    """Beside plain float32, 2^-22 more of the products' root sum of squares; long sums gain."""
+    monkeypatch.setitem(CASES, "long sums", (1, 256, 4, 8, 64, 3, (1, 1, 1), 2.0))
+    ordinary, problem = (Problem(case, "float32", seed=7, base=False) for _ in range(2))
+    for p in (ordinary, problem):
+        p.bias.zero_()
+        if magnitude != "cancellation" or p is problem:
+            MAGNITUDES[magnitude](p)
+    sizes, exact = ordinary.exact_by_name(), problem.exact_by_name()
+    plain, split = (results(simt, problem, math) for math in ("float32", "tf32x3"))
+    for name in exact:
+        scale = sizes[name].square().mean().sqrt()
+        errors = [(r[name] - exact[name]) / scale for r in (plain, split)]
+        largest_plain, largest = (e.abs().max() for e in errors)
+        rms_plain, rms = (e.square().mean().sqrt() for e in errors)
+        assert rms <= rms_plain + 2**-22, name
+        assert largest <= largest_plain + 2**-19, name
+        if case == "long sums" and name == "out" and magnitude != "cancellation":
+            assert rms < 0.7 * rms_plain
+
+
+@pytest.mark.parametrize("case", ["odd", "more than 256 outputs"])
+def test_infinity_and_nan_are_those_of_float32(simt, case):
+    """By three TF32 products: what is finite in plain arithmetic stays so, and what is not too."""
+    inf, nan = float("inf"), float("nan")
+    for place in ("features", "weight", "grad_out"):
+        problem = Problem(case, "float32", seed=8, base=False)
+        values = getattr(problem, place)
+        for i, value in enumerate((inf, -inf, nan)):
+            values[-1, 3 * i + 1, 1, i % 3] = value
+        plain, split = (results(simt, problem, math) for math in ("float32", "tf32x3"))
+        for name, got in split.items():
+            expected = plain[name]
+            assert torch.equal(got.isnan(), expected.isnan()), (place, name)
+            assert torch.equal(got.isposinf(), expected.isposinf()), (place, name)
+            assert torch.equal(got.isneginf(), expected.isneginf()), (place, name)
+            finite = expected.isfinite()
+            assert worst(got[finite], expected[finite]) < TOLERANCE["tf32x3"], (place, name)
+
+
+def test_the_largest_floats_stay_finite(simt):
+    """Rounded to TF32's ten bits they would be infinite."""
+    problem = Problem("odd", "float32", seed=9, base=False)
+    largest = torch.finfo(torch.float32).max
+    problem.features[0] = largest
+    problem.features[1] = -largest
+    problem.weight *= 1e-3
+    problem.grad_out *= 1e-3
+    exact, _ = problem.exact()
+    for name, got in results(simt, problem, "tf32x3").items():
+        assert got.isfinite().all(), name
+        if name == "out":
+            assert worst(got, exact) < TOLERANCE["tf32x3"]
 
 
 def test_nan_offset_is_outside(simt):
