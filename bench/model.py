@@ -42,6 +42,7 @@ from ggnet.data.batch import Batch
 from ggnet.engine.optim import build_optimizer
 from ggnet.io import atomic_write
 from ggnet.models import GGNet
+from ggnet.models.detector import MAPS
 from ggnet.nn import GGNetLoss
 
 MODES = ("train", "inference")
@@ -389,7 +390,7 @@ def inference(
 
 
 def maps(outputs: dict) -> dict[str, Tensor]:
-    return {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
+    return {name: outputs[name] for name in MAPS}
 
 
 def captured(case: Case, model: GGNet, host: Batch, clock: "StageClock") -> Callable[[], float]:

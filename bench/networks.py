@@ -15,11 +15,11 @@ from ggnet.config import ModelConfig
 from ggnet.data.batch import Batch
 from ggnet.data.dataset import collate
 from ggnet.data.tables import hico_vocabulary
-from ggnet.data.targets import STRIDE, build_targets
-from ggnet.models import GGNet, build_model
+from ggnet.data.targets import build_targets
+from ggnet.models import Backbone, GGNet, build_model
 from ggnet.nn import ActPointAggregate, DeformConv2d
-from ggnet.ops import Triplets
 from ggnet.reference.decode_hoi import _boxes, _offsets
+from ggnet.triplets import Triplets
 
 NETWORKS = {"ggnet": {"gaze_steps": 2}, "ppdm": {"aggregation": "interaction", "apm": False}}
 BACKBONES = ("hourglass104", "dla34", "tiny")
@@ -68,18 +68,18 @@ def network(name: str, backbone: str, images: Tensor) -> GGNet:
 def batch(count: int, size: int) -> Batch:
     """Random images with the targets of random people and objects, on the CPU."""
     rng = np.random.default_rng(0)
-    vocabulary, grid = hico_vocabulary(), (size // STRIDE, size // STRIDE)
+    vocabulary, grid = hico_vocabulary(), (size // Backbone.stride,) * 2
     samples = []
     for _ in range(count):
         corners = rng.uniform(0, size, (2 * PAIRS, 2, 2))
-        boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1) / STRIDE
+        boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1) / Backbone.stride
         hois = np.array(vocabulary.hois)[rng.integers(len(vocabulary.hois), size=PAIRS)]
         labels = np.concatenate([np.zeros(PAIRS, np.int64), hois[:, 1]])
         people = np.arange(PAIRS)
         pairs = np.column_stack([people, people + PAIRS, hois[:, 0]])
         targets = build_targets(boxes, labels, pairs, vocabulary.valid_pairs, grid)
-        image = rng.standard_normal((size, size, 3), np.float32)
-        samples.append({"image": image, **targets, "meta": {}})
+        pixels = rng.standard_normal((size, size, 3), np.float32)
+        samples.append({"pixels": pixels, "meta": None, **targets})
     return collate(samples)
 
 

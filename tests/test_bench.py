@@ -131,7 +131,7 @@ def test_model_bench_writes_what_it_measured_and_names_what_it_could_not(tmp_pat
     [row], [skipped] = results["rows"], results["skipped"]
     assert (row["mode"], row["provider"], row["batch"]) == ("inference", "ggnet", 1)
     assert set(row["stages"]) == {"copy", "backbone", "heads", "gaze", "decode"}
-    assert 0.5 * row["seconds"] < sum(row["stages"].values()) < 1.5 * row["seconds"]
+    assert row["images_per_second"] == 1 / row["seconds"]
     assert (skipped["mode"], skipped["reason"]) == ("train", "RuntimeError: out of everything")
 
 
