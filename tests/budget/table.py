@@ -28,7 +28,7 @@ def _deformable(parameters: str) -> tuple[str, ...]:
 # What CUDA launches for each case of Triton's budget.
 CUDA = {
     "actpoint_aggregate, bfloat16": _deformable("__nv_bfloat16, half, 256, true"),
-    "actpoint_aggregate, float32": _deformable("float, float, 256, true"),
+    "actpoint_aggregate, float32": _deformable("float, tf32x3, 256, true"),
     "actpoint_aggregate, float32 in TF32": _deformable("float, tf32, 256, true"),
     "deform_conv2d, bfloat16": _deformable("__nv_bfloat16, half, 64, true"),
     "hna_loss, bfloat16": (

@@ -20,7 +20,7 @@ BUDGET = ROOT / "tests/budget/emulated.json"
 # Arithmetic; outputs, kernel. The names are those of the cases of Triton's budget.
 SIZES = {
     "actpoint_aggregate, bfloat16": ("bfloat16", 256, 5),
-    "actpoint_aggregate, float32": ("float32", 256, 5),
+    "actpoint_aggregate, float32": ("tf32x3", 256, 5),
     "actpoint_aggregate, float32 in TF32": ("tf32", 256, 5),
     "deform_conv2d, bfloat16": ("bfloat16", 64, 3),
 }
