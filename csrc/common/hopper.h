@@ -88,7 +88,7 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, int parity) {
       "r"(parity)
       : "memory");
 #elif !defined(__CUDACC__)
-  simt::mbarrier_wait(barrier, parity, SIMT_SITE);
+  simt::mbarrier_wait(barrier, parity);
 #endif
 }
 
@@ -103,7 +103,7 @@ __device__ __forceinline__ void bulk_load(void* shared, const void* global, int 
       "l"(global), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
 #elif !defined(__CUDACC__)
-  simt::bulk_load(shared, global, bytes, barrier, SIMT_SITE);
+  simt::bulk_load(shared, global, bytes, barrier);
 #endif
 }
 
@@ -124,14 +124,14 @@ __device__ __forceinline__ void wgmma_fence() {
 #if defined(GGNET_HOPPER)
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #elif !defined(__CUDACC__)
-  simt::wgmma_fence(SIMT_SITE);
+  simt::wgmma_fence();
 #endif
 }
 __device__ __forceinline__ void wgmma_commit() {
 #if defined(GGNET_HOPPER)
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 #elif !defined(__CUDACC__)
-  simt::wgmma_commit(SIMT_SITE);
+  simt::wgmma_commit();
 #endif
 }
 // Waits until at most `groups` of the committed groups are still under way.
@@ -140,7 +140,7 @@ __device__ __forceinline__ void wgmma_wait() {
 #if defined(GGNET_HOPPER)
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(groups) : "memory");
 #elif !defined(__CUDACC__)
-  simt::wgmma_wait(groups, SIMT_SITE);
+  simt::wgmma_wait(groups);
 #endif
 }
 
@@ -224,9 +224,9 @@ struct Wgmma;
 #define GGNET_WGMMA_ROWS(...)
 #define GGNET_WGMMA_COLUMNS(...)
 #define GGNET_EMULATE_ROWS(N, kDecode) \
-  simt::wgmma(d, N, a, 0, b, false, add, simt::kDecode, SIMT_SITE)
+  simt::wgmma(d, N, a, 0, b, false, add, simt::kDecode)
 #define GGNET_EMULATE_COLUMNS(N, kDecode) \
-  simt::wgmma(d, N, nullptr, a, b, true, add, simt::kDecode, SIMT_SITE)
+  simt::wgmma(d, N, nullptr, a, b, true, add, simt::kDecode)
 #endif
 // n = N / 2 accumulators; the operands' numbers follow theirs.
 #define GGNET_DEFINE_WGMMA(N, n, kRowOperands, kRowAdd, kColumnOperands, kColumnAdd, T, kName,     \

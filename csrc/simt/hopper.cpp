@@ -130,6 +130,8 @@ const unsigned char* shared_memory(uint32_t address, uint32_t bytes) {
 
 // ---- mbarrier and bulk copies
 
+uint32_t index_of(const Mbarrier& b) { return static_cast<uint32_t>(&b - hopper.barriers.data()); }
+
 Mbarrier& find(const uint64_t* memory, const char* instruction) {
   if (reinterpret_cast<uintptr_t>(memory) % 8)
     fail(std::string(instruction) + " of an address that is no multiple of 8");
@@ -151,6 +153,7 @@ void advance(Mbarrier& b) {
         "are expected");
   b.pending = b.arrivals;
   ++b.phase;
+  if (simt_trace_phase) simt_trace_phase(index_of(b), b.phase);
   for (uint32_t i = 0; i < block->size; ++i) {
     Fiber& f = block->fibers[i];
     if (f.state == State::kAtMbarrier && f.input == b.memory) f.state = State::kReady;
@@ -166,6 +169,10 @@ void land(const BulkCopy& copy) {
 }
 
 // ---- wgmma
+
+uint32_t index_of(const Warpgroup& group) {
+  return static_cast<uint32_t>(&group - hopper.warpgroups.data());
+}
 
 // Every thread of the warpgroup brings `input`; the last one to arrive calls last(its fibers),
 // which decides who goes on.
@@ -188,6 +195,8 @@ void together(const char* instruction, const void* input, Last last) {
   me->state = State::kAtWarpgroup;
   if (++group.arrived == kWarpgroup) {
     group.arrived = 0;
+    if (simt_trace_warp)
+      for (uint32_t w = first / 32; w < (first + kWarpgroup) / 32; ++w) simt_trace_warp(w);
     last(group, fibers);
   }
   if (me->state != State::kReady) yield();
@@ -201,8 +210,9 @@ void release(Fiber* fibers) {
 int row_of(uint32_t i, int r) { return i / 32 * 16 + i % 32 / 4 + r / 2 % 2 * 8; }
 int column_of(uint32_t i, int r) { return r / 4 * 8 + i % 4 * 2 + r % 2; }
 
-// The bits of an operand in shared memory, and how many bytes that is.
-std::vector<Element> read(const Operand& o) {
+// The bits of an operand in shared memory; visit(16 bytes of it).
+template <class Visit>
+std::vector<Element> read(const Operand& o, Visit visit) {
   const uint64_t d = o.descriptor;
   const uint32_t start = (d & 0x3fff) << 4, leading = (d >> 16 & 0x3fff) << 4,
                  stride = (d >> 32 & 0x3fff) << 4;
@@ -217,7 +227,9 @@ std::vector<Element> read(const Operand& o) {
   std::vector<Element> bits(o.rows * kDepth);
   auto chunk = [&](uint32_t address, Element* to) {
     address ^= address >> 3 & 0x70;  // the swizzle
-    std::memcpy(to, shared_memory(address, 16), 16);
+    const unsigned char* memory = shared_memory(address, 16);
+    visit(memory);
+    std::memcpy(to, memory, 16);
   };
   if (o.transposed) {
     for (int k = 0; k < kDepth; ++k)
@@ -322,7 +334,7 @@ void require_fenced(const Thread& thread, const void* registers, size_t bytes) {
 }
 
 void require_unchanged(const Operand& o) {
-  if (!o.in_registers && read(o) != o.bits)
+  if (!o.in_registers && read(o, [](const void*) {}) != o.bits)
     fail("shared memory that a wgmma reads changed before the product was waited for");
 }
 
@@ -347,7 +359,9 @@ void complete(Warpgroup& group, uint32_t until) {
 void resume(Warpgroup& group) {
   group.waiting = false;
   complete(group, group.wait_until);
-  release(&block->fibers[(&group - hopper.warpgroups.data()) * kWarpgroup]);
+  const uint32_t i = index_of(group);
+  if (simt_trace_products_done) simt_trace_products_done(i, group.wait_until);
+  release(&block->fibers[i * kWarpgroup]);
 }
 
 }  // namespace
@@ -436,6 +450,7 @@ void mbarrier_init(uint64_t* memory, int arrivals) {
     fail("mbarrier.init with " + std::to_string(arrivals) + " arrivals");
   for (const Mbarrier& b : hopper.barriers)
     if (b.memory == memory) fail("mbarrier.init of an mbarrier that is in use");
+  if (simt_trace_mbarrier) simt_trace_mbarrier(memory, 1, SIMT_SITE);
   *memory = kBarrierStamp ^ hopper.barriers.size();
   hopper.barriers.push_back(
       {.memory = memory, .initializer = fiber->thread, .arrivals = arrivals, .pending = arrivals});
@@ -451,24 +466,29 @@ void mbarrier_arrive(uint64_t* memory, int expected_bytes) {
   Quiet quiet;
   Mbarrier& b = find(memory, "mbarrier.arrive");
   if (!b.pending) fail("more arrivals than a phase of the mbarrier expects");
+  if (simt_trace_mbarrier) simt_trace_mbarrier(memory, 0, SIMT_SITE);
+  if (simt_trace_arrive) simt_trace_arrive(index_of(b));
   b.bytes += expected_bytes;
   --b.pending;
   advance(b);
 }
 
-void mbarrier_wait(uint64_t* memory, int parity, const void*) {
+void mbarrier_wait(uint64_t* memory, int parity) {
   Quiet quiet;
   if (parity != 0 && parity != 1) fail("mbarrier.try_wait with a parity that is neither 0 nor 1");
+  const uint32_t index = index_of(find(memory, "mbarrier.try_wait"));
+  if (simt_trace_mbarrier) simt_trace_mbarrier(memory, 0, SIMT_SITE);
   // Like hardware, a thread that comes back late may find that the next phase has ended as well.
-  while ((find(memory, "mbarrier.try_wait").phase & 1) == static_cast<uint32_t>(parity)) {
+  while ((hopper.barriers[index].phase & 1) == static_cast<uint32_t>(parity)) {
     fiber->input = memory;
     fiber->operation = parity;
     fiber->state = State::kAtMbarrier;
     yield();
   }
+  if (simt_trace_pass) simt_trace_pass(index);
 }
 
-void bulk_load(void* shared, const void* global, int bytes, uint64_t* memory, const void*) {
+void bulk_load(void* shared, const void* global, int bytes, uint64_t* memory) {
   Quiet quiet;
   Mbarrier& b = find(memory, "cp.async.bulk");
   if (!b.fenced) fail("cp.async.bulk with an mbarrier whose initialization was not fenced");
@@ -477,26 +497,32 @@ void bulk_load(void* shared, const void* global, int bytes, uint64_t* memory, co
   if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16)
     fail("cp.async.bulk with an address that is no multiple of 16");
   if (!is_shared(shared, bytes)) fail("cp.async.bulk writes outside the block's shared memory");
+  if (simt_trace_mbarrier) {
+    simt_trace_mbarrier(memory, 0, SIMT_SITE);
+    simt_trace_bulk(shared, global, bytes, index_of(b), b.phase, SIMT_SITE);
+  }
   block->counters.async_bytes += bytes;
   ++b.under_way;
-  const BulkCopy copy{shared, global, bytes, static_cast<uint32_t>(*memory ^ kBarrierStamp)};
+  const BulkCopy copy{shared, global, bytes, index_of(b)};
   if (options.async_early)
     land(copy);
   else
     hopper.copies.push_back(copy);
 }
 
-void fence_async_shared() {}
+void fence_async_shared() {
+  if (simt_trace_fence) simt_trace_fence();
+}
 
-void wgmma_fence(const void*) {
+void wgmma_fence() {
   Thread& me = hopper.threads[fiber->thread];
   me.fenced = true;
   keep_stack(me);
 }
 
-void wgmma_commit(const void*) { ++hopper.threads[fiber->thread].group; }
+void wgmma_commit() { ++hopper.threads[fiber->thread].group; }
 
-void wgmma_wait(int groups_left, const void*) {
+void wgmma_wait(int groups_left) {
   Quiet quiet;
   Thread& me = hopper.threads[fiber->thread];
   me.fenced = false;
@@ -514,7 +540,7 @@ void wgmma_wait(int groups_left, const void*) {
 }
 
 void wgmma(float* d, int columns, const uint32_t* a, uint64_t a_descriptor, uint64_t b_descriptor,
-           bool transposed, bool add, Decode decode, const void*) {
+           bool transposed, bool add, Decode decode) {
   Quiet quiet;
   struct Issue {
     float* d;
@@ -530,6 +556,7 @@ void wgmma(float* d, int columns, const uint32_t* a, uint64_t a_descriptor, uint
   };
   const Issue mine{
       d, a, a_descriptor, b_descriptor, columns, add, hopper.threads[fiber->thread].group};
+  const void* site = SIMT_SITE;
   together("wgmma", &mine, [&](Warpgroup& group, Fiber* fibers) {
     auto issue = [&](uint32_t i) -> const Issue& {
       return *static_cast<const Issue*>(fibers[i].input);
@@ -549,6 +576,9 @@ void wgmma(float* d, int columns, const uint32_t* a, uint64_t a_descriptor, uint
               .b = {false, transposed, b_descriptor, columns, {}},
               .add = add,
               .decode = decode};
+    auto trace = [&](const void* memory) {
+      if (simt_trace_product) simt_trace_product(memory, 16, index_of(group), mine.group, site);
+    };
     if (a) {
       p.a.transposed = false;
       p.a.bits.resize(kRows * kDepth);
@@ -557,10 +587,10 @@ void wgmma(float* d, int columns, const uint32_t* a, uint64_t a_descriptor, uint
           p.a.bits[row_of(i, r) * kDepth + column_of(i, r)] =
               static_cast<Element>(issue(i).a[r / 2] >> 16 * (r % 2));
     } else {
-      p.a.bits = read(p.a);
+      p.a.bits = read(p.a, trace);
       block->counters.shared_async_bytes += kRows * kDepth * sizeof(Element);
     }
-    p.b.bits = read(p.b);
+    p.b.bits = read(p.b, trace);
     block->counters.shared_async_bytes += columns * kDepth * sizeof(Element);
     block->counters.mma += kWarpgroup / 32;
     block->counters.mma_macs += kRows * kDepth * columns;

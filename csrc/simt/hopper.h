@@ -19,13 +19,13 @@ uint32_t shared_address(const void* shared);
 void mbarrier_init(uint64_t* barrier, int arrivals);
 void mbarrier_init_fence();
 void mbarrier_arrive(uint64_t* barrier, int expected_bytes);
-void mbarrier_wait(uint64_t* barrier, int parity, const void* site);
-void bulk_load(void* shared, const void* global, int bytes, uint64_t* barrier, const void* site);
+void mbarrier_wait(uint64_t* barrier, int parity);
+void bulk_load(void* shared, const void* global, int bytes, uint64_t* barrier);
 void fence_async_shared();
 
-void wgmma_fence(const void* site);
-void wgmma_commit(const void* site);
-void wgmma_wait(int groups_left, const void* site);
+void wgmma_fence();
+void wgmma_commit();
+void wgmma_wait(int groups_left);
 
 using Decode = float (*)(uint32_t word, int element);
 
@@ -33,6 +33,20 @@ using Decode = float (*)(uint32_t word, int element);
 // registers, or null and described by a_descriptor. transposed: the operands in shared memory are
 // MN-major.
 void wgmma(float* d, int columns, const uint32_t* a, uint64_t a_descriptor, uint64_t b_descriptor,
-           bool transposed, bool add, Decode decode, const void* site);
+           bool transposed, bool add, Decode decode);
+
+// Hooks of the instrumented build. Products and bulk copies touch memory from here on; a product
+// until its group is done, a copy until the phase that counts it has ended.
+extern "C" void simt_trace_mbarrier(const void* memory, int initialize, const void* site)
+    __attribute__((weak));
+extern "C" void simt_trace_arrive(unsigned barrier) __attribute__((weak));
+extern "C" void simt_trace_phase(unsigned barrier, unsigned phases) __attribute__((weak));  // ended
+extern "C" void simt_trace_pass(unsigned barrier) __attribute__((weak));  // a wait is over
+extern "C" void simt_trace_bulk(const void* shared, const void* global, int bytes, unsigned barrier,
+                                unsigned phase, const void* site) __attribute__((weak));
+extern "C" void simt_trace_product(const void* shared, int bytes, unsigned warpgroup,
+                                   unsigned group, const void* site) __attribute__((weak));
+extern "C" void simt_trace_products_done(unsigned warpgroup, unsigned groups) __attribute__((weak));
+extern "C" void simt_trace_fence() __attribute__((weak));  // fence.proxy.async
 
 }  // namespace simt

@@ -22,6 +22,9 @@ enum class Bug {
   kMissingWgmmaFence,
   kLateWrite,
   kWrittenAccumulator,
+  kUnshownBarrier,
+  kUnfencedBarrier,
+  kMissingWait,
 };
 
 constexpr int kStages = 2;
@@ -152,11 +155,51 @@ __global__ void columns(const T* a, const T* b, float* out, int steps) {
   ggnet::wgmma_wait<0>();
 }
 
+// Bulk copies read by ordinary loads: row i of `size` columns of out is row i of b. Warp 4 copies,
+// one lane for all; of the other warps too, one lane waits and arrives for all.
+template <class T, int N, Bug bug>
+__global__ void stream(const T*, const T* b, float* out, int) {
+  GGNET_DYNAMIC_SHARED(raw);
+  T* stages = reinterpret_cast<T*>(raw);
+  GGNET_SHARED_ARRAY(uint64_t, full, kStages);
+  GGNET_SHARED_ARRAY(uint64_t, empty, kStages);
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < kStages; ++s) {
+      ggnet::mbarrier_init(full + s, 1);
+      ggnet::mbarrier_init(empty + s, kWarpgroup / 32);
+    }
+    if (bug != Bug::kUnfencedBarrier) ggnet::mbarrier_init_fence();
+  }
+  if (bug != Bug::kUnshownBarrier) __syncthreads();
+  const bool leads = threadIdx.x % 32 == 0;
+  for (int row = 0; row < 64; ++row) {
+    const int s = row % kStages, parity = row / kStages % 2;
+    if (threadIdx.x >= kWarpgroup) {
+      if (!leads) continue;
+      ggnet::mbarrier_wait(empty + s, 1 - parity);
+      ggnet::mbarrier_arrive_expect(full + s, N * 2);
+      ggnet::bulk_load(stages + s * N, b + row * N, N * 2, full + s);
+      continue;
+    }
+    if (leads && (bug != Bug::kMissingWait || threadIdx.x > 0 || row < 63))
+      ggnet::mbarrier_wait(full + s, parity);
+    __syncwarp();
+    if (bug == Bug::kEarlyRefill && leads) ggnet::mbarrier_arrive(empty + s);
+    for (int i = threadIdx.x; i < N; i += kWarpgroup)
+      out[row * N + i] = ggnet::to_float(stages[s * N + i]);
+    __syncwarp();
+    if (bug != Bug::kEarlyRefill && leads) ggnet::mbarrier_arrive(empty + s);
+  }
+}
+
 template <class T, int N, Bug bug>
 void launch(const std::string& kernel, const T* a, const T* b, float* out, int depth) {
   if (kernel == "rows")
     GGNET_LAUNCH((rows<T, N, bug>), dim3(1), dim3(kWarpgroup + 32), kStages * N * 128, nullptr, a,
                  b, out, depth / 64);
+  else if (kernel == "stream")
+    GGNET_LAUNCH((stream<T, N, bug>), dim3(1), dim3(kWarpgroup + 32), kStages * N * 2, nullptr, a,
+                 b, out, depth);
   else
     GGNET_LAUNCH((columns<T, N, bug>), dim3(1), dim3(kWarpgroup + 64),
                  kStages * (1 + N / 64) * 4096, nullptr, a, b, out, depth / 32);
@@ -191,6 +234,9 @@ void run(const std::string& kernel, const std::string& bug, const std::string& t
       CASE("missing_wgmma_fence", kMissingWgmmaFence)
       CASE("late_write", kLateWrite)
       CASE("written_accumulator", kWrittenAccumulator)
+      CASE("unshown_barrier", kUnshownBarrier)
+      CASE("unfenced_barrier", kUnfencedBarrier)
+      CASE("missing_wait", kMissingWait)
 #undef CASE
     }
     throw py::value_error("no planted product '" + bug + "' of " + type);

@@ -107,12 +107,10 @@ void release_barrier() {
   b.arrived = 0;
   b.barrier_result = b.barrier_sum;
   b.barrier_sum = 0;
-  ++b.barrier_epoch;
   ++b.counters.barriers;
   for (uint32_t i = 0; i < b.size; ++i)
     if (b.fibers[i].state == State::kAtBarrier) b.fibers[i].state = State::kReady;
-  if (simt_trace_warp)
-    for (uint32_t w = 0; w < (b.size + 31) / 32; ++w) simt_trace_warp(w);
+  if (simt_trace_barrier) simt_trace_barrier();
 }
 
 extern "C" __attribute__((used, noinline)) void simt_fiber_entry() {
@@ -179,8 +177,6 @@ void run_block(const Options& how) {
   b.alive = b.size;
   b.arrived = 0;
   b.barrier_sum = 0;
-  b.barrier_epoch = 0;
-  b.warp_epoch.assign((b.size + 31) / 32, 0);
   b.shared_bytes = b.dynamic_bytes;
   if (b.dynamic_bytes) std::memset(b.dynamic_shared, 0xff, b.dynamic_bytes);
   for (SharedSlot& slot : b.shared) std::free(slot.memory);

@@ -121,8 +121,6 @@ struct Block {
   uint32_t linear = 0, size = 0, alive = 0, arrived = 0;
   const void* barrier_site = nullptr;
   int barrier_sum = 0, barrier_result = 0;
-  uint32_t barrier_epoch = 0;        // barriers passed: what orders threads of the block
-  std::vector<uint32_t> warp_epoch;  // full-warp collectives passed, for each warp
   std::vector<Fiber> fibers;
   unsigned char* dynamic_shared = nullptr;
   size_t dynamic_bytes = 0, shared_bytes = 0;
@@ -161,6 +159,7 @@ extern "C" void simt_trace_access(const void* address, int bytes, int write, con
 extern "C" void simt_trace_atomic(const void* address, int bytes, const void* site)
     __attribute__((weak));
 extern "C" void simt_trace_warp(unsigned warp) __attribute__((weak));
+extern "C" void simt_trace_barrier() __attribute__((weak));
 extern "C" void simt_trace_block() __attribute__((weak));
 extern "C" void simt_trace_launch() __attribute__((weak));
 extern "C" const char* simt_trace_races() __attribute__((weak));  // "" when there were none
@@ -205,7 +204,6 @@ SIMT_NOTRACE void collective(uint32_t mask, int operation, const void* site, con
   ++block->counters.collectives;
   uint32_t lanes = std::min(32u, block->size - first);
   if (__builtin_popcount(mask) == static_cast<int>(lanes)) {
-    ++block->warp_epoch[first >> 5];
     if (simt_trace_warp) simt_trace_warp(first >> 5);
   }
   for (int lane = 0; lane < 32; ++lane)

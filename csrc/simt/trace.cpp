@@ -5,7 +5,11 @@
 //
 // Races: two accesses of one byte, one of them a write, not both atomic, that nothing orders. What
 // orders: being of one thread; a barrier between them (one block); a collective of the whole warp
-// between them (one warp); being of different launches. Blocks of a launch are never ordered.
+// between them (one warp); an arrival at an mbarrier after the one and a wait for its phase before
+// the other; being of different launches. Blocks of a launch are never ordered. A bulk copy writes
+// from its issue to the end of the phase that counts it, a wgmma reads shared memory from its issue
+// to the wait for its group. What a thread stored, either may only meet behind that thread's
+// fence.proxy.async.
 //
 // Traffic: the k-th execution of one instruction by the lanes of a warp, between two full-warp
 // synchronizations, is one request of the warp, as it is on hardware when the warp has converged.
@@ -13,26 +17,72 @@
 #include <pthread.h>
 
 #include <array>
+#include <memory>
 #include <unordered_map>
 
-#include "simt/simt.h"
+#include "simt/hopper.h"
 
 namespace {
 
 using simt::block;
 using simt::fiber;
 
+// Who accesses memory: the threads of a block, then its warpgroups (their products), then its
+// mbarriers (the bulk copies that they count).
+constexpr uint32_t kWarpgroups = 8;
+uint32_t warpgroup_actor(uint32_t i) { return block->size + i; }
+uint32_t mbarrier_actor(uint32_t i) { return block->size + kWarpgroups + i; }
+
 struct Access {
   uint64_t launch = 0;
-  uint32_t block = 0, thread = 0, epoch = 0, warp_epoch = 0;
+  uint32_t block = 0, actor = 0, time = 0;
+  uint32_t fences = 0;  // fence.proxy.async that the thread had executed
   const void* site = nullptr;
   bool atomic = false;
 };
-enum Readers : uint8_t { kOne, kLanes, kWarps, kBlocks };
-struct Cell {
-  Access write, read;
-  Readers readers = kOne;
+struct Readers {
+  uint32_t first = 0, mask = 0, time = 0;  // actors first + i for the bits i
+  const void* site = nullptr;
 };
+// The last write of a byte, and the reads since that no other read follows.
+struct Cell {
+  Access write;
+  uint64_t read_launch = 0;
+  uint32_t read_block = 0;
+  bool many_blocks = false;  // read it
+  Readers readers;
+  std::unique_ptr<std::vector<Readers>> more;
+};
+
+// For each actor the time up to which all that it did is known to have happened. Time is counted
+// by warps, in groups of products, and in phases.
+using Knowledge = std::vector<uint32_t>;
+uint32_t at(const Knowledge& k, uint32_t actor) { return actor < k.size() ? k[actor] : 0; }
+void set(Knowledge& k, uint32_t actor, uint32_t time) {
+  if (actor >= k.size()) k.resize(actor + 1);
+  k[actor] = time;
+}
+void join(Knowledge& k, const Knowledge& other) {
+  if (k.size() < other.size()) k.resize(other.size());
+  for (size_t i = 0; i < other.size(); ++i) k[i] = std::max(k[i], other[i]);
+}
+struct Mbarrier {
+  Knowledge arrived, ended;  // of those who arrived so far; of the phases that have ended
+};
+// Of the block in execution.
+struct Order {
+  std::array<uint32_t, 32> time{};                 // of each warp
+  std::array<Knowledge, 32> warp;                  // since its last collective
+  std::array<Knowledge, 1024> thread;              // beyond its warp's
+  std::array<std::vector<uint32_t>, 1024> fences;  // when each thread executed fence.proxy.async
+  std::vector<Mbarrier> mbarriers;
+};
+Order order;
+
+bool happened(uint32_t thread, uint32_t actor, uint32_t time) {
+  return actor == thread || at(order.warp[thread / 32], actor) > time ||
+         at(order.thread[thread], actor) > time;
+}
 
 struct Request {
   uint32_t mask = 0;
@@ -80,8 +130,7 @@ bool is_private(uintptr_t a) {
   return within(a, block->stacks, block->stacks_end - block->stacks) ||
          a - host_stack.first < host_stack.second || within(a, block, sizeof(simt::Block)) ||
          within(a, block->fibers.data(), block->fibers.size() * sizeof(simt::Fiber)) ||
-         within(a, &simt::block, sizeof(void*)) || within(a, &simt::fiber, sizeof(void*)) ||
-         within(a, block->warp_epoch.data(), block->warp_epoch.size() * 4);
+         within(a, &simt::block, sizeof(void*)) || within(a, &simt::fiber, sizeof(void*));
 }
 
 Cell& cell(uintptr_t a) {
@@ -93,63 +142,125 @@ Cell& cell(uintptr_t a) {
   return (*last_cells)[a % kPage];
 }
 
-bool unordered(const Access& earlier, const Access& now, bool shared) {
-  if (earlier.launch != now.launch) return false;
-  if (earlier.block != now.block) return !shared;
-  if (earlier.thread == now.thread || earlier.epoch != now.epoch) return false;
-  return earlier.thread / 32 != now.thread / 32 || earlier.warp_epoch == now.warp_epoch;
+std::string describe(uint32_t block_index, uint32_t actor, const void* site) {
+  std::string text = "block " + std::to_string(block_index);
+  if (actor < block->size)
+    text += " thread " + std::to_string(actor);
+  else if (actor < mbarrier_actor(0))
+    text += " wgmma of warpgroup " + std::to_string(actor - warpgroup_actor(0));
+  else
+    text += " bulk copy";
+  Dl_info info;
+  if (!dladdr(site, &info) || !info.dli_fname) return text + " at ?";
+  char offset[64];
+  std::snprintf(offset, sizeof(offset), "+0x%zx",
+                static_cast<const char*>(site) - static_cast<const char*>(info.dli_fbase));
+  return text + " at " + info.dli_fname + offset;
 }
 
-bool unordered_with_readers(const Cell& c, const Access& now, bool shared) {
-  if (c.read.launch != now.launch) return false;
-  switch (c.readers) {
-    case kBlocks:
-      return !shared;
-    case kWarps:
-      return c.read.block != now.block ? !shared : c.read.epoch == now.epoch;
-    case kLanes:
-      if (c.read.block == now.block && c.read.thread / 32 == now.thread / 32)
-        return c.read.epoch == now.epoch && c.read.warp_epoch == now.warp_epoch;
-      return unordered(c.read, now, shared);
-    default:
-      return unordered(c.read, now, shared);
-  }
-}
-
-void report(const char* what, const Access& earlier, const Access& now, bool shared) {
+void report(const std::string& what, uint32_t earlier_block, uint32_t earlier_actor,
+            const void* earlier_site, const Access& now, bool shared) {
   if (race_count++ >= 3) return;
-  auto where = [](const void* site) {
-    Dl_info info;
-    if (!dladdr(site, &info) || !info.dli_fname) return std::string("?");
-    char text[64];
-    std::snprintf(text, sizeof(text), "+0x%zx",
-                  static_cast<const char*>(site) - static_cast<const char*>(info.dli_fbase));
-    return std::string(info.dli_fname) + text;
-  };
-  auto who = [&](const Access& a) {
-    return "block " + std::to_string(a.block) + " thread " + std::to_string(a.thread) + " at " +
-           where(a.site);
-  };
-  races += std::string(races.empty() ? "" : "\n") + "data race (" + what + ") in " +
-           (shared ? "shared" : "global") + " memory: " + who(earlier) + "; " + who(now);
+  races += std::string(races.empty() ? "" : "\n") + what + " in " + (shared ? "shared" : "global") +
+           " memory: " + describe(earlier_block, earlier_actor, earlier_site) + "; " +
+           describe(now.block, now.actor, now.site);
 }
 
-void note_read(Cell& c, const Access& now) {
-  const Access& r = c.read;
-  if (r.launch != now.launch) {
-    c.readers = kOne;
-  } else if (r.block != now.block || c.readers == kBlocks) {
-    c.readers = kBlocks;
-  } else if (r.epoch != now.epoch) {
-    c.readers = kOne;
-  } else if (r.thread / 32 != now.thread / 32 || c.readers == kWarps) {
-    c.readers = kWarps;
-  } else if (r.warp_epoch != now.warp_epoch) {
-    c.readers = kOne;
-  } else if (r.thread != now.thread) {
-    c.readers = kLanes;
+// seen(actor, time): whether that happened before the access now.
+template <class Seen>
+void note_read(Cell& c, const Access& now, bool shared, Seen seen) {
+  const uint32_t first = now.actor < block->size ? now.actor / 32 * 32 : now.actor;
+  const Readers mine{first, 1u << (now.actor - first), now.time, now.site};
+  if (c.read_launch != now.launch || (shared && c.read_block != now.block)) {
+    c.read_launch = now.launch;
+    c.read_block = now.block;
+    c.many_blocks = false;
+    c.readers = mine;
+    c.more.reset();
+    return;
   }
-  c.read = now;
+  if (c.read_block != now.block) c.many_blocks = true;
+  if (c.many_blocks) return;
+  auto merge = [&](Readers& r) {
+    if (r.first != mine.first || r.time != mine.time) return false;
+    r.mask |= mine.mask;
+    return true;
+  };
+  if (merge(c.readers)) return;
+  auto follows = [&](const Readers& r) {
+    for (uint32_t mask = r.mask; mask; mask &= mask - 1)
+      if (!seen(r.first + __builtin_ctz(mask), r.time)) return false;
+    return true;
+  };
+  if (c.more) {
+    for (Readers& r : *c.more)
+      if (merge(r)) return;
+    std::erase_if(*c.more, follows);
+  }
+  if (follows(c.readers)) {
+    c.readers = mine;
+  } else {
+    if (!c.more) c.more = std::make_unique<std::vector<Readers>>();
+    c.more->push_back(mine);
+  }
+}
+
+// The reader of a cell that a write may overtake.
+template <class Seen>
+bool find_reader(const Cell& c, const Access& now, bool shared, Seen seen, uint32_t& actor,
+                 const void*& site) {
+  if (c.read_launch != now.launch || (c.read_block != now.block && shared)) return false;
+  auto overtaken = [&](const Readers& r) {
+    for (uint32_t mask = r.mask; mask; mask &= mask - 1) {
+      actor = r.first + __builtin_ctz(mask);
+      site = r.site;
+      if (c.many_blocks || c.read_block != now.block || !seen(actor, r.time)) return true;
+    }
+    return false;
+  };
+  return overtaken(c.readers) || (c.more && std::any_of(c.more->begin(), c.more->end(), overtaken));
+}
+
+// asynchronous: by wgmma or a bulk copy.
+template <class Seen>
+void touch(uintptr_t a, int bytes, bool write, bool asynchronous, const Access& now, bool shared,
+           Seen seen) {
+  for (int i = 0; i < bytes; ++i) {
+    Cell& c = cell(a + i);
+    const Access& w = c.write;
+    if (w.launch == now.launch && !(now.atomic && w.atomic)) {
+      if (w.block != now.block ? !shared : !seen(w.actor, w.time))
+        return report(write ? "data race (write after write)" : "data race (read after write)",
+                      w.block, w.actor, w.site, now, shared);
+      if (asynchronous && w.block == now.block && w.actor < block->size) {
+        const auto& fences = order.fences[w.actor];
+        if (w.fences >= fences.size() || !seen(w.actor, fences[w.fences]))
+          return report("no fence.proxy.async between a store and its asynchronous use", w.block,
+                        w.actor, w.site, now, shared);
+      }
+    }
+    if (!write) {
+      note_read(c, now, shared, seen);
+      continue;
+    }
+    uint32_t actor;
+    const void* site;
+    if (find_reader(c, now, shared, seen, actor, site))
+      return report("data race (write after read)", c.read_block, actor, site, now, shared);
+    c.write = now;
+    c.read_launch = 0;
+    c.more.reset();
+  }
+}
+
+Access by_thread(const void* site, bool atomic) {
+  const uint32_t t = fiber->thread;
+  return {
+      launch, block->linear, t, order.time[t / 32], static_cast<uint32_t>(order.fences[t].size()),
+      site,   atomic};
+}
+auto seen_by_thread() {
+  return [t = fiber->thread](uint32_t actor, uint32_t time) { return happened(t, actor, time); };
 }
 
 void count(uintptr_t a, int bytes, Kind kind, const void* site) {
@@ -170,25 +281,7 @@ void access(const void* address, int bytes, bool write, bool atomic, const void*
   if (is_private(a)) return;
   const bool shared = is_shared(a);
   count(a, bytes, shared ? kShared : atomic ? kAtomic : write ? kStore : kLoad, site);
-  const Access now{launch,
-                   block->linear,
-                   fiber->thread,
-                   block->barrier_epoch,
-                   block->warp_epoch[fiber->thread / 32],
-                   site,
-                   atomic};
-  for (int i = 0; i < bytes; ++i) {
-    Cell& c = cell(a + i);
-    if (!(atomic && c.write.atomic) && unordered(c.write, now, shared))
-      return report(write ? "write after write" : "read after write", c.write, now, shared);
-    if (write) {
-      if (unordered_with_readers(c, now, shared))
-        return report("write after read", c.read, now, shared);
-      c.write = now;
-    } else {
-      note_read(c, now);
-    }
-  }
+  touch(a, bytes, write, false, by_thread(site, atomic), shared, seen_by_thread());
 }
 
 int distinct(std::vector<uintptr_t>& values) {
@@ -258,9 +351,74 @@ void simt_trace_access(const void* p, int bytes, int write, const void* site) {
 void simt_trace_atomic(const void* p, int bytes, const void* site) {
   access(p, bytes, true, true, site);
 }
-void simt_trace_warp(unsigned warp) { settle_warp(warp); }
+void simt_trace_warp(unsigned w) {
+  settle_warp(w);
+  ++order.time[w];
+  for (uint32_t t = w * 32; t < std::min(w * 32 + 32, block->size); ++t) {
+    join(order.warp[w], order.thread[t]);
+    order.thread[t].clear();
+    set(order.warp[w], t, order.time[w]);
+  }
+}
+void simt_trace_barrier() {
+  const uint32_t count = (block->size + 31) / 32;
+  Knowledge all;
+  for (uint32_t w = 0; w < count; ++w) {
+    simt_trace_warp(w);
+    join(all, order.warp[w]);
+  }
+  for (uint32_t w = 0; w < count; ++w) order.warp[w] = all;
+}
 void simt_trace_block() {
   for (unsigned w = 0; w < warps.size(); ++w) settle_warp(w);
+  order = Order{};
+}
+void simt_trace_mbarrier(const void* memory, int initialize, const void* site) {
+  touch(reinterpret_cast<uintptr_t>(memory), 8, true, false, by_thread(site, !initialize), true,
+        seen_by_thread());
+}
+void simt_trace_arrive(unsigned barrier) {
+  const uint32_t t = fiber->thread;
+  if (order.mbarriers.size() <= barrier) order.mbarriers.resize(barrier + 1);
+  Knowledge& arrived = order.mbarriers[barrier].arrived;
+  join(arrived, order.warp[t / 32]);
+  join(arrived, order.thread[t]);
+  set(arrived, t, ++order.time[t / 32]);
+}
+void simt_trace_phase(unsigned barrier, unsigned phases) {
+  Mbarrier& b = order.mbarriers[barrier];
+  set(b.arrived, mbarrier_actor(barrier), phases);
+  b.ended = b.arrived;
+}
+void simt_trace_pass(unsigned barrier) {
+  if (barrier < order.mbarriers.size())
+    join(order.thread[fiber->thread], order.mbarriers[barrier].ended);
+}
+void simt_trace_bulk(const void* shared, const void* global, int bytes, unsigned barrier,
+                     unsigned phase, const void* site) {
+  block->quiet = false;
+  simt_trace_access(global, bytes, 0, site);
+  block->quiet = true;
+  const Access now{launch, block->linear, mbarrier_actor(barrier), phase, 0, site, false};
+  touch(reinterpret_cast<uintptr_t>(shared), bytes, true, true, now, true, seen_by_thread());
+}
+void simt_trace_product(const void* shared, int bytes, unsigned warpgroup, unsigned group,
+                        const void* site) {
+  const Access now{launch, block->linear, warpgroup_actor(warpgroup), group, 0, site, false};
+  touch(reinterpret_cast<uintptr_t>(shared), bytes, false, true, now, true,
+        [&](uint32_t actor, uint32_t time) {
+          for (uint32_t w = warpgroup * 4; w < warpgroup * 4 + 4; ++w)
+            if (at(order.warp[w], actor) <= time) return actor == now.actor;
+          return true;
+        });
+}
+void simt_trace_products_done(unsigned warpgroup, unsigned groups) {
+  for (uint32_t w = warpgroup * 4; w < warpgroup * 4 + 4; ++w)
+    set(order.warp[w], warpgroup_actor(warpgroup), groups);
+}
+void simt_trace_fence() {
+  const uint32_t t = fiber->thread;
+  order.fences[t].push_back(order.time[t / 32]);
 }
 void simt_trace_launch() {
   ++launch;
@@ -269,6 +427,7 @@ void simt_trace_launch() {
   races.clear();
   race_count = 0;
   for (auto& w : warps) w.clear();
+  order = Order{};
 }
 const char* simt_trace_races() {
   if (race_count > 3) races += "\n(" + std::to_string(race_count) + " reports in all)";
