@@ -5,14 +5,16 @@ A configuration is the defaults below, then a preset or YAML file, then `key=val
 """
 
 import difflib
+import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ggnet.errors import UserError
+from ggnet.old_settings import modernize
 
 PRESETS = Path(__file__).parent / "configs"
 
@@ -21,6 +23,9 @@ def _backbones() -> dict[str, Any]:
     from ggnet.models import BACKBONES  # which imports torch: slow, and it imports this module
 
     return BACKBONES
+
+
+C = TypeVar("C", bound="Config")
 
 
 class _Section(BaseModel):
@@ -46,7 +51,7 @@ class ModelConfig(_Section):
         "without glance and gaze",
     )
     gaze_steps: int = Field(2, ge=0, le=3, description="Table 2; used by aggregation=gaze")
-    actpoints: Literal[9, 25, 49] = Field(25, description="points per step (Table 2)")
+    points_per_step: Literal[9, 25, 49] = Field(25, description="ActPoints a step (Table 2)")
     shared_features: bool = Field(False, description="one feature convolution for all gaze steps")
     apm: bool = Field(True, description="offsets for each verb separately (action-aware matching)")
 
@@ -110,8 +115,8 @@ class DataConfig(_Section):
 class TrainConfig(_Section):
     """Optimization, precision, bookkeeping."""
 
-    init: str = Field(
-        "", description="weights to start from: a file of `ggnet import` or a checkpoint"
+    init: str | None = Field(
+        None, description="weights to start from: a file of `ggnet import` or a checkpoint"
     )
     epochs: int = Field(120, ge=1)
     batch_size: int = Field(16, ge=1, description="images a step and process")
@@ -122,17 +127,19 @@ class TrainConfig(_Section):
     )
     lr_steps: tuple[int, ...] = Field((90, 120), description="epochs after which lr drops to 0.1x")
     glance_lr_multiplier: float = Field(10.0, gt=0, description="the published code's value")
-    clip: float = Field(0.0, ge=0, description="gradient norm limit; 0: none")
+    clip: float | None = Field(None, gt=0, description="gradient norm limit")
     precision: Literal["float32", "bf16"] = "float32"
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average; 0: none")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the weights' moving average")
     device: str = Field("auto", description="auto, cpu, cuda")
     seed: int = Field(317, ge=0)
     deterministic: bool = False
-    checkpoint_minutes: float = Field(
-        5.0, ge=0, description="time between checkpoints; 0: each step"
+    checkpoint_minutes: float | None = Field(
+        5.0, gt=0, description="time between checkpoints; one is written after each epoch anyway"
     )
-    checkpoint_steps: int = Field(0, ge=0, description="steps between checkpoints; 0: by time only")
-    eval_every: int = Field(0, ge=0, description="epochs between evaluations; 0: at the end only")
+    checkpoint_steps: int | None = Field(None, ge=1, description="steps between checkpoints")
+    eval_every: int | None = Field(
+        None, ge=1, description="epochs between evaluations; there is one at the end anyway"
+    )
     tensorboard: bool = True
 
 
@@ -145,9 +152,9 @@ class EvalConfig(_Section):
     protocol: Literal["official", "ppdm", "no-frills"] = Field(
         "official", description="HICO's evaluator to follow; see ggnet.eval.hico"
     )
-    points: Literal["exact", "double"] = Field(
+    recall_points: Literal["exact", "double"] = Field(
         "exact",
-        description="recall points of HICO's AP; double: rounded as the official script's",
+        description="of HICO's 11-point AP; double: rounded as the official script's",
     )
     rare_threshold: int = Field(10, ge=1, description="HOIs with fewer training instances are rare")
 
@@ -156,20 +163,32 @@ class ScenesConfig(_Section):
     """The bundled dataset that `ggnet demo` generates."""
 
     train: int = Field(2000, ge=1, description="training images")
-    test: int = Field(500, ge=1, description="test images")
+    test: int = Field(300, ge=1, description="test images")
     size: int = Field(128, ge=96, description="side of the square images in pixels")
     seed: int = Field(0, ge=0)
 
 
 class Config(_Section):
-    """The whole configuration."""
+    """The whole configuration. `null` turns a setting off."""
 
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
-    scenes: ScenesConfig = ScenesConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_keys(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values, notes = modernize(values, keep=cls.model_fields)
+        if notes:
+            logging.getLogger("ggnet").warning(
+                "the configuration has settings of an older version, which the next one will not "
+                f"read any more: {'; '.join(notes)}"
+            )
+        return values
 
     @model_validator(mode="after")
     def _input_fits_backbone(self) -> "Config":
@@ -191,23 +210,40 @@ class Config(_Section):
         return self
 
 
-def load_config(source: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+class DemoConfig(Config):
+    """The configuration of `ggnet demo`, which makes its dataset."""
+
+    scenes: ScenesConfig = ScenesConfig()
+
+    def of_training(self) -> Config:
+        """What training needs of it."""
+        return Config.model_validate(self.model_dump(exclude={"scenes"}))
+
+
+def load_config(
+    source: str | Path | None = None, overrides: Iterable[str] = (), schema: type[C] = Config
+) -> C:
     """Defaults, then `source` (a preset's name or a YAML file), then `section.key=value` items.
+
+    Args:
+        schema: Config, or DemoConfig.
 
     Raises:
         UserError: no such preset or file, YAML that does not parse, an unknown key (with the
             nearest known one), a value of the wrong type or out of range.
     """
     values = _read(source) if source is not None else {}
-    return _overridden(values, overrides, str(source or "configuration"))
+    return _overridden(values, overrides, str(source or "configuration"), schema)
 
 
 def override(config: Config, overrides: Iterable[str]) -> Config:
     """A copy of `config` with `section.key=value` items applied; raises as `load_config`."""
-    return _overridden(config.model_dump(), overrides, "configuration")
+    return _overridden(config.model_dump(), overrides, "configuration", type(config))
 
 
-def _overridden(values: dict[str, Any], overrides: Iterable[str], origin: str) -> Config:
+def _overridden(
+    values: dict[str, Any], overrides: Iterable[str], origin: str, schema: type[C]
+) -> C:
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals:
@@ -222,13 +258,13 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str], origin: str) -
             node[name] = yaml.safe_load(text)
         except yaml.YAMLError:
             raise UserError(f"override '{item}': '{text}' is not a YAML value") from None
-    return parse_config(values, origin)
+    return parse_config(values, origin, schema)
 
 
 def describe(config: Config) -> str:
     """The configuration as YAML, each key with what it means; `load_config` reads it back."""
     lines = []
-    for name, field in Config.model_fields.items():
+    for name, field in type(config).model_fields.items():
         section = getattr(config, name)
         lines.append(f"{name}:  # {field.annotation.__doc__.strip().splitlines()[0]}")
         for key, value in section.model_dump(mode="json").items():
@@ -238,12 +274,14 @@ def describe(config: Config) -> str:
     return "\n".join(lines) + "\n"
 
 
-def parse_config(values: dict[str, Any], origin: str = "configuration") -> Config:
+def parse_config(
+    values: dict[str, Any], origin: str = "configuration", schema: type[C] = Config
+) -> C:
     """Validate nested plain values; every problem is listed in one UserError."""
     try:
-        return Config.model_validate(values)
+        return schema.model_validate(values)
     except ValidationError as error:
-        problems = "\n".join(f"  {_explain(item)}" for item in error.errors())
+        problems = "\n".join(f"  {_explain(item, schema)}" for item in error.errors())
         raise UserError(f"{origin} is not valid:\n{problems}") from None
 
 
@@ -270,7 +308,7 @@ def _read(source: str | Path) -> dict[str, Any]:
     return {name: {} if section is None else section for name, section in values.items()}
 
 
-def _explain(item: dict[str, Any]) -> str:
+def _explain(item: dict[str, Any], schema: type[Config]) -> str:
     location = ".".join(str(part) for part in item["loc"])
     if item["type"] != "extra_forbidden":
         text = item["msg"].removeprefix("Value error, ")
@@ -279,17 +317,17 @@ def _explain(item: dict[str, Any]) -> str:
         got = f"got {item['input']!r}"
         if len(item["loc"]) > 1:  # a key of a section
             section, name = item["loc"][:2]
-            default = Config.model_fields[section].default.model_dump(mode="json")[name]
+            default = schema.model_fields[section].default.model_dump(mode="json")[name]
             got += f"; the default is {default!r}"
         return f"{location}: {text.replace('valid tuple', 'list')} ({got})"
     *sections, name = (str(part) for part in item["loc"])
-    section: Any = Config
+    section: Any = schema
     for part in sections:
         section = section.model_fields[part].annotation
     # a key of this section, or one given without its section
     known = {key: ".".join([*sections, key]) for key in section.model_fields}
     if not sections:
-        for part, field in Config.model_fields.items():
+        for part, field in schema.model_fields.items():
             known |= {key: f"{part}.{key}" for key in field.annotation.model_fields}
     match = _nearest(name, known)
     remedy = f"did you mean '{known[match]}'?" if match else "--print-config lists all keys"

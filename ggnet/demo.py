@@ -8,8 +8,8 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from ggnet.config import Config, load_config
-from ggnet.data.annotations import load_dataset
+from ggnet.config import Config, DemoConfig, load_config
+from ggnet.data.annotations import load_dataset, read_json
 from ggnet.data.images import read_image
 from ggnet.data.scenes import generate
 from ggnet.engine.checkpoint import LAST, check_same_config, open_checkpoint
@@ -17,6 +17,7 @@ from ggnet.engine.evaluation import evaluate_checkpoint
 from ggnet.engine.inference import Predictor
 from ggnet.engine.plots import plot_training
 from ggnet.engine.trainer import train
+from ggnet.errors import UserError
 from ggnet.eval.report import Report
 from ggnet.viz.draw import draw_comparison, draw_grid
 from ggnet.viz.style import save_picture
@@ -40,11 +41,13 @@ def demo(
     """
     console = console or Console()
     started = time.monotonic()
-    settings = load_config(config, overrides)
+    settings = load_config(config, overrides, DemoConfig)
+    root = settings.data.root
+    _check_scenes(settings, run)
     _generate(settings, console)
-    report = _train(settings, run, console)
-    examples = draw_examples(run, settings)
-    plot_training(run, settings.data.root, report)
+    report = _train(settings.of_training(), run, console)
+    examples = draw_examples(run, root)
+    plot_training(run, root, report)
     console.print(report.result.table())
     minutes = (time.monotonic() - started) / 60
     console.print(
@@ -60,15 +63,15 @@ def demo(
     return report
 
 
-def draw_examples(run: Path, config: Config) -> Path:
-    """Draw test images, evenly spaced over the split, none chosen for its result.
+def draw_examples(run: Path, root: str) -> Path:
+    """Draw test images of the dataset `root`, evenly spaced, none chosen for its result.
 
     The weights are those of the last epoch: the best one is chosen by the test images themselves.
 
     Writes `pictures/NAME.png` and a page of the first ones with two pairs or more,
     `examples.png`, whose path is returned.
     """
-    dataset = load_dataset(config.data.root)
+    dataset = load_dataset(root)
     records = dataset.load("test")
     chosen = np.linspace(0, len(records) - 1, min(PICTURES, len(records))).astype(int)
     predictor = Predictor.from_checkpoint(run / LAST, torch.device("cpu"))
@@ -85,7 +88,26 @@ def draw_examples(run: Path, config: Config) -> Path:
     return page
 
 
-def _generate(config: Config, console: Console) -> None:
+def _check_scenes(config: DemoConfig, run: Path) -> None:
+    """A run goes on with the scenes that it was begun with."""
+    path = Path(config.data.root) / "dataset.json"
+    if not (run / LAST).exists() or not path.exists():
+        return
+    made = read_json(path).get("recipe", {})
+    conflicts = [
+        f"  scenes.{key}: {made[key]!r} in {path}, {value!r} asked for"
+        for key, value in config.scenes.model_dump().items()
+        if made.get(key, value) != value
+    ]
+    if conflicts:
+        raise UserError(
+            f"{run} was trained on other scenes:\n"
+            + "\n".join(conflicts)
+            + "\nLeave these keys as they were, or start a new run for the new values."
+        )
+
+
+def _generate(config: DemoConfig, console: Console) -> None:
     scenes = config.scenes
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("generating scenes")

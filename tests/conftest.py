@@ -32,7 +32,7 @@ def quick(scenes):
         "data.input_size=[64,64]",
         "data.workers=0",
         "model.width=16",
-        "model.actpoints=9",
+        "model.points_per_step=9",
         "train.epochs=3",
         "train.batch_size=4",
         "train.lr=1e-3",

@@ -1,8 +1,9 @@
 """The configuration: strict, and its errors lead to the right key."""
 
 import pytest
+import yaml
 
-from ggnet.config import PRESETS, Config, describe, load_config, override
+from ggnet.config import PRESETS, Config, DemoConfig, describe, load_config, override
 from ggnet.errors import UserError
 
 
@@ -42,6 +43,7 @@ def test_description_reads_back(tmp_path):
         (["modle.apm=true"], "unknown key 'modle'; did you mean 'model'?"),
         (["train.epochs=many"], "train.epochs: .*integer.*'many'"),
         (["train.lr=-1"], "train.lr: .*greater than 0.*-1"),
+        (["train.clip=-1"], "train.clip: .*greater than 0.*-1"),
         (["train.lr=.nan"], "train.lr: .*finite"),
         (["train.lr_steps=90"], r"train.lr_steps: .*a list \(got 90; the default is \[90, 120\]\)"),
         (["data.input_size=[64]"], r"input_size.1: .*required.*the default is \[128, 128\]"),
@@ -57,6 +59,53 @@ def test_description_reads_back(tmp_path):
 def test_bad_values_are_explained(items, expected):
     with pytest.raises(UserError, match=expected):
         load_config(None, items)
+
+
+OLD = {  # as version 0.1 wrote it
+    "model": {"actpoints": 9, "width": 16},
+    "train": {
+        "init": "",
+        "clip": 0.0,
+        "ema": 0.0,
+        "checkpoint_minutes": 0.0,
+        "checkpoint_steps": 0,
+        "eval_every": 0,
+        "epochs": 7,
+    },
+    "eval": {"points": "double"},
+    "scenes": {"train": 2000, "test": 500, "size": 128, "seed": 0},
+}
+
+
+def test_settings_of_the_version_before_are_read_with_a_note(tmp_path, caplog):
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(OLD))
+    with caplog.at_level("WARNING", "ggnet"):
+        config = load_config(tmp_path / "old.yaml", ["train.lr=0.5"])
+    assert (config.model.points_per_step, config.model.width) == (9, 16)
+    train = config.train
+    assert (train.init, train.clip, train.ema, train.eval_every) == (None,) * 4
+    assert (train.checkpoint_minutes, train.checkpoint_steps) == (None, 1)  # each step
+    assert (train.epochs, train.lr, config.eval.recall_points) == (7, 0.5, "double")
+    [note] = [record.getMessage() for record in caplog.records]
+    for text in ("model.actpoints is now model.points_per_step", "train.init='' is now null"):
+        assert text in note
+    assert "scenes belongs to `ggnet demo`" in note
+    caplog.clear()
+    assert load_config(None, []) == Config()
+    assert not caplog.records  # today's settings need no note
+
+
+def test_a_setting_by_both_of_its_names():
+    items = ["model.actpoints=9", "model.points_per_step=25"]
+    with pytest.raises(UserError, match="model.actpoints is now model.points_per_step; give one"):
+        load_config(None, items)
+
+
+def test_scenes_are_the_demos_alone():
+    assert load_config("demo", ["scenes.train=5"], DemoConfig).scenes.train == 5
+    assert not hasattr(load_config("demo"), "scenes")
+    with pytest.raises(UserError, match="unknown key 'scenes.trian'; did you mean 'scenes.train'"):
+        load_config("demo", ["scenes.trian=5"], DemoConfig)
 
 
 def test_every_problem_is_listed_at_once():

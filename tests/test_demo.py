@@ -15,7 +15,7 @@ QUIET = Console(quiet=True)
 SHORT = [
     "scenes.train=600",
     "scenes.test=150",
-    "model.actpoints=9",
+    "model.points_per_step=9",
     "train.epochs=6",
     "train.tensorboard=false",
 ]
@@ -52,6 +52,8 @@ def test_demo_goes_on_and_does_not_train_twice(small, tmp_path, monkeypatch):
     assert again.to_dict() == result.to_dict()
     with pytest.raises(UserError, match="train.lr: 0.001 in the checkpoint, 0.5 asked for"):
         demo(run, [*small, "train.lr=0.5"], console=QUIET)
+    with pytest.raises(UserError, match=r"scenes.seed: 0 in .*dataset\.json, 1 asked for"):
+        demo(run, [*small, "scenes.seed=1"], console=QUIET)
 
 
 def test_short_demo_learns(tmp_path):

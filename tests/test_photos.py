@@ -24,7 +24,7 @@ PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "photos"
 STEPS, EVERY = 180, 30
 CONFIG = parse_config(
     {
-        "model": {"actpoints": 9},
+        "model": {"points_per_step": 9},
         # A size at which no two interaction points of a verb, nor centers of an object, are
         # neighbors on the feature map: as peaks they could not both be found.
         "data": {"input_size": [192, 272], "augment": False, "workers": 0},

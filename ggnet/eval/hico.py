@@ -17,9 +17,9 @@ Protocols, by the evaluator that they follow:
   without detections has AP 0 even if it has no ground truth.
 
 AP has 11 points. A recall of exactly 3/10, 6/10 or 7/10 reaches the point in exact arithmetic
-(`points="exact"`, the default) and misses it in double precision, as the official script computes
-under Octave (`points="double"`); on HICO-DET this moves mAP by about 0.03. A class without ground
-truth has no AP and is left out of the means (HICO-DET's test set has none).
+(`recall_points="exact"`, the default) and misses it in double precision, as the official script
+computes under Octave (`recall_points="double"`); on HICO-DET this moves mAP by about 0.03. A class
+without ground truth has no AP and is left out of the means (HICO-DET's test set has none).
 Equal scores are ordered by image id and boxes, so results do not depend on the order of the input
 (in "no-frills", by image id and then the order in the file, as there).
 """
@@ -69,7 +69,7 @@ class HicoResult:
 
     vocabulary: Vocabulary
     protocol: str
-    points: str
+    recall_points: str
     ap: dict[str, np.ndarray]  # setting -> (HOIs,) AP, NaN without ground truth
     recall: np.ndarray  # (HOIs,) highest recall, Default setting
     ground_truth: np.ndarray  # (HOIs,) number of pairs
@@ -118,7 +118,9 @@ class HicoResult:
 
     def table(self) -> Table:
         """The means as a rich table."""
-        table = Table(title=f"HICO mAP, {self.protocol} protocol, {self.points} recall points")
+        table = Table(
+            title=f"HICO mAP, {self.protocol} protocol, {self.recall_points} recall points"
+        )
         table.add_column("setting")
         for group in self.groups:
             classes = int((self.groups[group] & (self.ground_truth > 0)).sum())
@@ -148,7 +150,7 @@ class HicoResult:
         return {
             "metric": "HICO mAP",
             "protocol": self.protocol,
-            "points": self.points,
+            "points": self.recall_points,
             "mean_ap": {
                 setting: {group: _plain(value) for group, value in means.items()}
                 for setting, means in self.summary().items()
@@ -207,7 +209,7 @@ def evaluate(
     rare_threshold: int = 10,
     rare: np.ndarray | None = None,
     protocol: str = "official",
-    points: str = "exact",
+    recall_points: str = "exact",
 ) -> HicoResult:
     """Score predictions against the records of a split.
 
@@ -219,16 +221,16 @@ def evaluate(
         rare: (HOIs,) bool instead of `train_counts`, where only the list of rare HOIs is known.
             Without both, there are no rare and non-rare means.
         protocol: "official", "ppdm" or "no-frills"; see the module.
-        points: "exact" or "double"; see the module.
+        recall_points: "exact" or "double"; see the module.
 
     Raises:
         UserError: a prediction of an image that is not in `records`, or two of the same image.
-        ValueError: an unknown protocol or points.
+        ValueError: an unknown protocol or recall points.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
-    if points not in ("exact", "double"):
-        raise ValueError(f"points is {points!r}; expected exact or double")
+    if recall_points not in ("exact", "double"):
+        raise ValueError(f"recall_points is {recall_points!r}; expected exact or double")
     rules = PROTOCOLS[protocol]
     order = {image_id: rank for rank, image_id in enumerate(sorted(r.image_id for r in records))}
     truth, invalid_truth = _ground_truth(records, order, vocabulary)
@@ -257,8 +259,10 @@ def evaluate(
         mine = slice(bounds[hoi], bounds[hoi + 1])
         tp = correct[mine]
         kept = known[found.images[mine], object_of[hoi]]
-        ap["default"][hoi] = _average_precision(tp, positives[hoi], points, rules)
-        ap["known-object"][hoi] = _average_precision(tp[kept], known_positives[hoi], points, rules)
+        ap["default"][hoi] = _average_precision(tp, positives[hoi], recall_points, rules)
+        ap["known-object"][hoi] = _average_precision(
+            tp[kept], known_positives[hoi], recall_points, rules
+        )
         hits = np.cumsum(tp)
         curve = hits / np.arange(1, len(tp) + 1), hits / max(positives[hoi], 1)
         if positives[hoi]:
@@ -267,7 +271,7 @@ def evaluate(
     return HicoResult(
         vocabulary=vocabulary,
         protocol=protocol,
-        points=points,
+        recall_points=recall_points,
         ap=ap,
         recall=recall,
         ground_truth=positives,
@@ -440,7 +444,9 @@ def _groups(
     return groups
 
 
-def _average_precision(correct: np.ndarray, positives: int, points: str, rules: Protocol) -> float:
+def _average_precision(
+    correct: np.ndarray, positives: int, recall_points: str, rules: Protocol
+) -> float:
     """11-point AP in percent of detections by falling score; NaN without ground truth."""
     if rules.silent_is_zero and not len(correct):
         return 0.0
@@ -450,7 +456,7 @@ def _average_precision(correct: np.ndarray, positives: int, points: str, rules: 
     precision = hits / np.arange(1, len(hits) + 1)
     best_from = np.maximum.accumulate(precision[::-1])[::-1]
     tenths = np.arange(11)
-    if points == "exact":
+    if recall_points == "exact":
         reached = np.searchsorted(hits * 10, tenths * positives)
     else:
         reached = np.searchsorted(hits / positives, tenths * 0.1)

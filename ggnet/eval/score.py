@@ -47,7 +47,7 @@ def score(
             rare_threshold=config.rare_threshold,
             rare=dataset.rare,
             protocol=config.protocol,
-            points=config.points,
+            recall_points=config.recall_points,
         )
     return Report(result, vocabulary, records, predictions)
 

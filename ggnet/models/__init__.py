@@ -42,7 +42,7 @@ def build_model(config: ModelConfig, num_objects: int, num_verbs: int) -> GGNet:
         num_verbs,
         aggregation=config.aggregation,
         gaze_steps=config.gaze_steps,
-        actpoints=config.actpoints,
+        points_per_step=config.points_per_step,
         shared_features=config.shared_features,
         apm=config.apm,
     )

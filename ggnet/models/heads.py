@@ -25,7 +25,7 @@ class Heads(nn.Module):
         in_channels: channels of the backbone's feature map.
         channels: hidden channels of every head (256 in the paper).
         num_objects, num_verbs: classes.
-        aggregation, gaze_steps, actpoints, shared_features, apm: `ggnet.config.ModelConfig`.
+        aggregation, gaze_steps, points_per_step, shared_features, apm: `ggnet.config.ModelConfig`.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Heads(nn.Module):
         *,
         aggregation: str,
         gaze_steps: int,
-        actpoints: int,
+        points_per_step: int,
         shared_features: bool,
         apm: bool,
     ) -> None:
@@ -51,7 +51,7 @@ class Heads(nn.Module):
         self.human_offset = _head(offset_source, channels, offset_channels)
         self.object_offset = _head(offset_source, channels, offset_channels)
 
-        kernel_size = math.isqrt(actpoints)
+        kernel_size = math.isqrt(points_per_step)
         if aggregation == "actpoints":
             self.verbs = ActPointVerbs(channels, num_verbs, kernel_size)
         elif aggregation in POINT_SOURCES:

@@ -67,7 +67,7 @@ def test_a_graph_captures_forward_and_decoding(backend):
 @torch.no_grad()
 def test_a_graph_captures_the_detector(backend):
     torch.manual_seed(0)
-    network = build_model(ModelConfig(width=16, actpoints=9), 3, 4)
+    network = build_model(ModelConfig(width=16, points_per_step=9), 3, 4)
     detector = Detector(network, np.ones((4, 3), bool), k=20).eval().cuda()
     images = torch.randn(2, 3, 64, 64, device="cuda")
     side = torch.cuda.Stream()
@@ -129,7 +129,7 @@ def test_the_network_gives_what_it_gives_on_the_cpu():
     outputs = {}
     for device in ("cpu", "cuda"):
         torch.manual_seed(1)
-        model = build_model(ModelConfig(width=16, actpoints=9), 4, 5).eval().to(device)
+        model = build_model(ModelConfig(width=16, points_per_step=9), 4, 5).eval().to(device)
         with torch.no_grad():
             outputs[device] = model(images.to(device))
     for name, value in outputs["cpu"].items():

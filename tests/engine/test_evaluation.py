@@ -87,7 +87,7 @@ def vcoco(tmp_path):
 
 def test_all_results_of_a_run(scenes, tmp_path, capsys):
     run = checkpoint(tmp_path, scenes)
-    assert main(["eval", str(run), "eval.protocol=ppdm", "eval.points=double"]) == 0
+    assert main(["eval", str(run), "eval.protocol=ppdm", "eval.recall_points=double"]) == 0
     printed = capsys.readouterr().out
     for title in ("ppdm protocol, double recall points", "Object detection, COCO AP", "by cause"):
         assert title in printed

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from ggnet.config import load_config, override
-from ggnet.engine.checkpoint import BEST, LAST, load_checkpoint
+from ggnet.engine.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from ggnet.engine.distributed import join_workers
 from ggnet.engine.logging import LINE_SECONDS, TensorBoard
 from ggnet.engine.runs import resume_run
@@ -124,11 +124,11 @@ def test_killed_in_a_step(finished, settings, tmp_path):
 
 def test_killed_in_a_save(finished, settings, tmp_path):
     status, _, _ = planted(
-        "save", 2000, signal.SIGKILL, tmp_path / "run", settings, "train.checkpoint_minutes=0"
+        "save", 2000, signal.SIGKILL, tmp_path / "run", settings, "train.checkpoint_steps=1"
     )
     assert status == -signal.SIGKILL
     assert list((tmp_path / "run").glob(".last.pt.*"))  # what the broken write left
-    resume(tmp_path / "run", ["train.checkpoint_minutes=5"])
+    resume(tmp_path / "run", ["train.checkpoint_steps=null"])
     assert not list((tmp_path / "run").glob(".*"))
     assert_same_run(tmp_path / "run", finished)
 
@@ -256,6 +256,35 @@ def test_more_epochs_for_a_finished_run(finished, settings, tmp_path):
     run = tmp_path / "run"
     train(load_config(None, [*settings, "train.epochs=2"]), run, console=QUIET)
     resume(run, ["train.epochs=3"])
+    assert_same_run(run, finished)
+
+
+def test_a_run_of_the_version_before_goes_on(finished, settings, tmp_path, monkeypatch, caplog):
+    """Its configuration as it was saved then; weights, optimizer and position are as today."""
+    original, calls = Trainer._train_epoch, []
+
+    def planted(self, *args):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, *args)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_epoch", planted)
+        with pytest.raises(Interrupted):
+            train(load_config(None, settings), run, console=QUIET)
+    state = load_checkpoint(run / LAST)
+    del state["format"], state["environment"]
+    config = state["config"]
+    config["model"]["actpoints"] = config["model"].pop("points_per_step")
+    config["eval"]["points"] = config["eval"].pop("recall_points")
+    config["train"] |= {"init": "", "checkpoint_steps": 0}
+    config["scenes"] = {"train": 2000, "test": 500, "size": 128, "seed": 0}
+    save_checkpoint(run / LAST, state)
+    with caplog.at_level("WARNING", "ggnet"):
+        resume(run)
+    assert "model.actpoints is now model.points_per_step" in caplog.text
     assert_same_run(run, finished)
 
 

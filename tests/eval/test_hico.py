@@ -165,7 +165,7 @@ def test_recall_of_exactly_some_tenths(tenths):
     records = [record(str(n), [(HUMAN, DOG, 0)]) for n in range(10)]
     predictions = [prediction(str(n), [(HUMAN, DOG, 0, 0.5)]) for n in range(tenths)]
     assert ap(predictions, records) == pytest.approx(100 * (tenths + 1) / 11)
-    assert ap(predictions, records, points="double") == pytest.approx(100 * tenths / 11)
+    assert ap(predictions, records, recall_points="double") == pytest.approx(100 * tenths / 11)
 
 
 def test_tenths_that_doubles_reach():
@@ -173,7 +173,7 @@ def test_tenths_that_doubles_reach():
     for tenths in (1, 2, 4, 5, 8, 9, 10):
         predictions = [prediction(str(n), [(HUMAN, DOG, 0, 0.5)]) for n in range(tenths)]
         expected = pytest.approx(100 * (tenths + 1) / 11)
-        assert ap(predictions, records, points="double") == expected
+        assert ap(predictions, records, recall_points="double") == expected
 
 
 def test_no_frills_counts_silence_as_zero():
@@ -203,7 +203,7 @@ def test_unknown_options_stop():
     with pytest.raises(ValueError, match="protocol is 'matlab'; expected one of official"):
         evaluate([], ONE, VOCABULARY, protocol="matlab")
     with pytest.raises(ValueError, match="points is 'all'"):
-        evaluate([], ONE, VOCABULARY, points="all")
+        evaluate([], ONE, VOCABULARY, recall_points="all")
 
 
 def boxes_near(rng, box):
@@ -340,8 +340,8 @@ def test_a_false_positive_never_raises_ap(seed, score, protocol):
 
 
 @pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
-@pytest.mark.parametrize("points", ["exact", "double"])
-def test_ground_truth_as_predictions_scores_100(protocol, points):
+@pytest.mark.parametrize("recall_points", ["exact", "double"])
+def test_ground_truth_as_predictions_scores_100(protocol, recall_points):
     rng = np.random.default_rng(0)
     records, predictions = [], []
     for image in range(30):
@@ -351,7 +351,9 @@ def test_ground_truth_as_predictions_scores_100(protocol, points):
             pairs.append((tuple(shift + HUMAN), tuple(shift + DOG), int(rng.integers(2))))
         records.append(record(str(image), pairs))
         predictions.append(prediction(str(image), [(*pair, rng.random()) for pair in pairs]))
-    result = evaluate(predictions, records, VOCABULARY, protocol=protocol, points=points)
+    result = evaluate(
+        predictions, records, VOCABULARY, protocol=protocol, recall_points=recall_points
+    )
     assert result.summary() == {s: {"full": pytest.approx(100)} for s in result.ap}
     np.testing.assert_allclose(result.recall, 100)
 

@@ -131,9 +131,9 @@ def test_vcoco_from_json_and_pickle(vcoco, tmp_path):
 
 
 def test_protocol_and_points_are_passed_on(hico, tmp_path):
-    config = EvalConfig(protocol="no-frills", points="double")
+    config = EvalConfig(protocol="no-frills", recall_points="double")
     result = score(ground_truth(hico), hico, "test", config).result
-    assert (result.protocol, result.points) == ("no-frills", "double")
+    assert (result.protocol, result.recall_points) == ("no-frills", "double")
 
 
 def test_report_of_a_file(hico, vcoco, tmp_path):

@@ -14,7 +14,7 @@ PAIRS = np.array([[0, 1, 1], [0, 0, 1], [1, 0, 0], [0, 1, 0]], bool)
 
 def detector(**switches) -> Detector:
     torch.manual_seed(0)
-    network = build_model(ModelConfig(width=16, actpoints=9, **switches), OBJECTS, VERBS)
+    network = build_model(ModelConfig(width=16, points_per_step=9, **switches), OBJECTS, VERBS)
     for name, parameter in network.named_parameters():
         if "points" in name:  # zero at first: let them stray
             torch.nn.init.normal_(parameter, std=0.1)

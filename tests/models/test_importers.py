@@ -97,7 +97,7 @@ def test_hourglass_outputs_are_the_original_ones(gaze):
         verbs,
         aggregation="gaze" if gaze else "interaction",
         gaze_steps=gaze,
-        actpoints=25,
+        points_per_step=25,
         shared_features=False,
         apm=gaze > 0,
     ).double()

@@ -14,8 +14,8 @@ OBJECTS, VERBS = 4, 5
 SWITCHES = [
     *({"gaze_steps": steps, "apm": apm} for steps in range(4) for apm in (True, False)),
     {"gaze_steps": 3, "shared_features": True},
-    {"gaze_steps": 2, "actpoints": 9},
-    {"gaze_steps": 1, "actpoints": 49},
+    {"gaze_steps": 2, "points_per_step": 9},
+    {"gaze_steps": 1, "points_per_step": 49},
     {"aggregation": "interaction", "apm": False},
     {"aggregation": "interaction", "apm": True},
     {"aggregation": "actpoints", "apm": False},
@@ -27,7 +27,7 @@ SWITCHES = [
 HEADS = {
     "aggregation": "gaze",
     "gaze_steps": 1,
-    "actpoints": 9,
+    "points_per_step": 9,
     "shared_features": False,
     "apm": True,
 }
@@ -85,7 +85,7 @@ def test_shapes(switches):
         assert evaluated[name].shape == shape
     assert [tuple(m.shape) for m in trained["interaction"]] == [(2, VERBS, 8, 12)] * (steps + 1)
     assert evaluated["interaction"].shape == (2, VERBS, 8, 12)
-    taps = switches.get("actpoints", 25)
+    taps = switches.get("points_per_step", 25)
     count = 1 if switches.get("aggregation") == "actpoints" else steps
     assert [tuple(p.shape) for p in evaluated["actpoints"]] == [(2, 3 * taps, 8, 12)] * count
     auxiliary = {f"{source}_verbs" for source in ("human", "object")}
