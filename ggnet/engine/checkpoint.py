@@ -16,6 +16,7 @@ A dict of plain values and tensors (loadable with `weights_only=True`):
 import os
 import pickle
 import platform
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,27 @@ def load_weights(model: nn.Module, state: dict[str, Any], path: str | os.PathLik
 def saved_config(state: dict[str, Any], path: str | os.PathLike) -> Config:
     """The configuration that a checkpoint was made with, validated."""
     return parse_config(state["config"], f"the configuration in {path}")
+
+
+class SaveSchedule:
+    """When the next checkpoint is due: after some minutes or steps (None: not by these)."""
+
+    def __init__(self, minutes: float | None, steps: int | None):
+        self.minutes, self.steps = minutes, steps
+        self.restart()
+
+    def restart(self) -> None:
+        """A checkpoint was written, or asked for."""
+        self._since, self._done = time.monotonic(), 0
+
+    def count(self) -> None:
+        """A step is done."""
+        self._done += 1
+
+    def due(self) -> bool:
+        """Whether it is time, with the steps counted so far."""
+        late = self.minutes is not None and time.monotonic() - self._since >= 60 * self.minutes
+        return late or (self.steps is not None and self._done >= self.steps)
 
 
 def rng_state() -> dict[str, torch.Tensor | None]:

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -11,12 +11,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ggnet.engine.device import choose_device
 
 # Others wait while the first process computes metrics or writes to a slow disk; a process that
 # died is noticed by torchrun, not by this limit.
 TIMEOUT = timedelta(hours=1)
+TORCHRUN_ECHO_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Worker:
     def is_main(self) -> bool:
         """Whether this process writes files and prints."""
         return self.rank == 0
+
+    @property
+    def echo_seconds(self) -> float:
+        """How long a repeated signal is torchrun's echo of the terminal's own."""
+        return TORCHRUN_ECHO_SECONDS if self.world_size > 1 else 0.0
 
     def max_(self, tensor: Tensor) -> Tensor:
         """Elementwise maximum over the processes, in place."""
@@ -54,6 +61,20 @@ class Worker:
         values = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module whose backward pass averages gradients over the processes.
+
+        Buffers (batch statistics) are not sent before every step, which would change nothing in
+        training; `synchronize_` makes them the main process's wherever they are used.
+        """
+        if self.world_size == 1:
+            return module
+        return DistributedDataParallel(module, broadcast_buffers=False)
+
+    def averaging(self, wrapped: nn.Module, now: bool) -> AbstractContextManager:
+        """While entered, backward passes of what `wrap` gave average gradients only if `now`."""
+        return nullcontext() if now or self.world_size == 1 else wrapped.no_sync()
 
     def synchronize_(self, module: nn.Module) -> None:
         """Give every process the main process's parameters and buffers."""

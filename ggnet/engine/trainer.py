@@ -13,7 +13,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ import torch
 import yaml
 from rich.console import Console
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from ggnet.config import Config
 from ggnet.data.annotations import load_dataset
@@ -32,6 +30,7 @@ from ggnet.data.vocabulary import Vocabulary
 from ggnet.engine.checkpoint import (
     BEST,
     LAST,
+    SaveSchedule,
     load_weights,
     rng_state,
     save_checkpoint,
@@ -44,6 +43,7 @@ from ggnet.engine.inference import Predictor
 from ggnet.engine.logging import ResultsLog, TensorBoard, TrainingDisplay
 from ggnet.engine.optim import WeightAverage, build_optimizer, set_lr
 from ggnet.engine.signals import Interrupted, StopRequest
+from ggnet.engine.step import Losses, StepReport
 from ggnet.errors import UserError
 from ggnet.eval.report import Report
 from ggnet.eval.score import score
@@ -55,7 +55,6 @@ CONFIG, TENSORBOARD = "config.yaml", "tensorboard"
 # On a GPU the host reads a step's flags this many steps later, when the device has long computed
 # them: reading never waits. All processes read the same flags at the same step.
 FLAG_LAG = 2
-TORCHRUN_ECHO_SECONDS = 3.0
 
 
 @dataclass
@@ -74,21 +73,6 @@ class Position:
     images: int = 0
     dataset_size: int = 0  # training images; a resumed run must find as many
     world_size: int = 1
-
-
-@dataclass
-class _Report:
-    """What a step tells the host, on its way from the device."""
-
-    where: str
-    names: list[str]
-    values: Tensor  # [not finite, stop, checkpoint due] of any process, [not finite] here, losses
-    event: torch.cuda.Event | None
-
-    def read(self) -> list[float]:
-        if self.event is not None:
-            self.event.synchronize()
-        return self.values.tolist()
 
 
 def train(
@@ -144,22 +128,15 @@ class Trainer:
         model = build_model(config.model, len(self.vocabulary.objects), len(self.vocabulary.verbs))
         self.model = model.to(worker.device, memory_format=torch.channels_last)
         self.parameters = list(self.model.parameters())
-        # Buffers (batch statistics) are the main process's wherever they are saved or evaluated;
-        # sending them before every step would change nothing in training.
-        self.wrapped = (
-            DistributedDataParallel(self.model, broadcast_buffers=False)
-            if worker.world_size > 1
-            else self.model
-        )
+        self.wrapped = worker.wrap(self.model)
         self.loss = GGNetLoss(config.loss)
         self.optimizer = build_optimizer(self.model, config.train)
         self.average = WeightAverage(self.model, config.train.ema) if config.train.ema else None
         self.position = Position(dataset_size=len(self.records), world_size=worker.world_size)
-        self._names: list[str] = []  # of the losses
-        self._sums: Tensor | None = None  # this process's losses in this epoch
+        self._sums: Losses | None = None  # this process's losses in this epoch
         self._not_finite = torch.zeros((), device=worker.device)
-        self._reports: deque[_Report] = deque()
-        self._saved, self._unsaved_steps = time.monotonic(), 0
+        self._reports: deque[StepReport] = deque()
+        self._saves = SaveSchedule(config.train.checkpoint_minutes, config.train.checkpoint_steps)
         self._resumed = False
 
     @property
@@ -201,9 +178,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if position.sums:
             # Already summed over the processes: the main one carries it, the others start at 0.
-            self._names = list(position.sums)
             sums = torch.tensor(list(position.sums.values()), dtype=torch.float64)
-            self._sums = sums.to(self.worker.device) * float(self.worker.is_main)
+            sums = sums.to(self.worker.device) * float(self.worker.is_main)
+            self._sums = Losses(tuple(position.sums), sums)
         self.position = position
         self._resumed = True
         set_rng_state(state["rng"])
@@ -222,7 +199,7 @@ class Trainer:
             first = self.global_step + (position.step == 0)
             board = TensorBoard(self.run / TENSORBOARD, first if self._resumed else None)
         self.console.print(self._headline(), soft_wrap=True, highlight=False)
-        stop = StopRequest(worker.is_main, TORCHRUN_ECHO_SECONDS if worker.world_size > 1 else 0.0)
+        stop = StopRequest(worker.is_main, worker.echo_seconds)
         steps = config.epochs * self.steps_per_epoch
         display = TrainingDisplay(self.console, steps, self.global_step)
         report = None
@@ -261,84 +238,87 @@ class Trainer:
 
     def _step(self, batches: Iterator[Batch], micro_batches: int, stop: StopRequest) -> None:
         """One optimizer step over `micro_batches` batches."""
-        config, device, position = self.config.train, self.worker.device, self.position
-        set_lr(self.optimizer, config, self.global_step, self.steps_per_epoch)
+        position = self.position
+        set_lr(self.optimizer, self.config.train, self.global_step, self.steps_per_epoch)
         self.optimizer.zero_grad()
-        losses, names = 0.0, []
-        for index in range(micro_batches):
-            started = time.monotonic()
-            batch = next(batches)
-            position.waited += time.monotonic() - started
-            position.images += len(batch) * self.worker.world_size
-            names += [meta.file_name for meta in batch.meta]
-            alone = self.worker.world_size == 1 or index == micro_batches - 1
-            with nullcontext() if alone else self.wrapped.no_sync():
-                losses = losses + self._backward(batch.to(device), 1 / micro_batches)
-
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if config.clip:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, config.clip, norm)
-        bad_here = ~torch.isfinite(losses[0])
-        wishes = (stop.requested, self._save_due())
-        flags = torch.stack(
-            [(bad_here | ~torch.isfinite(norm)).double()]
-            + [torch.full_like(losses[0], float(wish)) for wish in wishes]
-        )
-        self.worker.max_(flags)
-        report = self._report(flags, bad_here, losses, names)
-        if report.event is None:
-            self._raise_if_not_finite(report)
-        else:  # the device itself leaves out this step and all later ones
-            self._not_finite = torch.maximum(self._not_finite, flags[0].float())
-            self.optimizer.found_inf = self._not_finite
+        losses, images = self._backward(batches, micro_batches)
+        norm = self._clip()
+        self._saves.count()
+        # Only the main process's clock counts; asked for once, it is not asked for again.
+        if save := self.worker.is_main and self._saves.due():
+            self._saves.restart()
+        where = f"epoch {position.epoch + 1}, step {position.step + 1}"
+        wishes = {"stop": stop.requested, "save": save}
+        report = StepReport(self.worker, where, images, losses, norm, **wishes)
+        self._leave_out_if_not_finite(report)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model, self.global_step)
         self._sums = losses if self._sums is None else self._sums + losses
         self._reports.append(report)
         position.step += 1
-        self._unsaved_steps += 1
 
-    def _backward(self, batch: Batch, share: float) -> Tensor:
-        """Add `share` of a batch's gradient; returns that share of its losses, the total first."""
+    def _backward(self, batches: Iterator[Batch], micro_batches: int) -> tuple[Losses, list[str]]:
+        """Gradients of the mean over the batches; its losses and the images' file names."""
+        position, share = self.position, 1 / micro_batches
+        losses, images = None, []
+        for index in range(micro_batches):
+            started = time.monotonic()
+            batch = next(batches)
+            position.waited += time.monotonic() - started
+            position.images += len(batch) * self.worker.world_size
+            images += [meta.file_name for meta in batch.meta]
+            with self.worker.averaging(self.wrapped, now=index == micro_batches - 1):
+                mine = self._backward_batch(batch.to(self.worker.device), share)
+            losses = mine if losses is None else losses + mine
+        return losses, images
+
+    def _backward_batch(self, batch: Batch, share: float) -> Losses:
+        """Add `share` of a batch's gradient; that share of its losses."""
         enabled = self.config.train.precision == "bf16"
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=enabled):
             total, terms = self.loss(self.wrapped(batch.images), batch)
         (total * share).backward()
-        self._names = ["total", *terms]
-        return torch.stack([total.detach(), *terms.values()]).double() * share
+        return Losses.of(total, terms) * share
 
-    def _report(self, flags: Tensor, bad_here: Tensor, losses: Tensor, names: list[str]) -> _Report:
-        values = torch.cat([flags, bad_here[None].double(), losses])
-        where = f"epoch {self.position.epoch + 1}, step {self.position.step + 1}"
-        if values.device.type == "cpu":
-            return _Report(where, names, values, None)
-        values = values.to("cpu", non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        return _Report(where, names, values, event)
+    def _clip(self) -> Tensor:
+        """Clip the gradient where that is wanted; its norm before."""
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in self.parameters if p.grad is not None]
+        )
+        if self.config.train.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.train.clip, norm)
+        return norm
+
+    def _leave_out_if_not_finite(self, report: StepReport) -> None:
+        """End the run, or where the host does not know yet, let the device leave out this step and
+        all later ones."""
+        if report.is_late:
+            self._not_finite = torch.maximum(self._not_finite, report.not_finite)
+            self.optimizer.found_inf = self._not_finite
+        else:
+            self._raise_if_not_finite(report)
 
     def _handle_reports(self, lag: int) -> None:
         """Act on what the steps up to `lag` steps ago reported; all processes do the same."""
         while len(self._reports) > lag:
             report = self._reports.popleft()
             self._raise_if_not_finite(report)
-            _, stop, save = report.read()[:3]
-            if stop or save:
+            outcome = report.read()
+            if outcome.stop or outcome.save:
                 for later in self._reports:  # steps that the checkpoint will contain
                     self._raise_if_not_finite(later)
                 self._save()
-            if stop:
+            if outcome.stop:
                 raise Interrupted
 
-    def _raise_if_not_finite(self, report: _Report) -> None:
-        bad, _, _, bad_here, *losses = report.read()
-        if not bad:
+    def _raise_if_not_finite(self, report: StepReport) -> None:
+        outcome = report.read()
+        if not outcome.not_finite:
             return
-        pairs = zip(self._names, losses, strict=True)
-        terms = [f"{name} is {value}" for name, value in pairs if not math.isfinite(value)]
-        everyone = self.worker.gather((bool(bad_here), report.names, terms))
+        losses = outcome.losses.items()
+        terms = [f"{name} is {value}" for name, value in losses if not math.isfinite(value)]
+        everyone = self.worker.gather((outcome.loss_not_finite, report.images, terms))
         culprits = [item for item in everyone if item[0]] or everyone
         if not self.worker.is_main:
             raise SystemExit(2)  # the main process speaks for all
@@ -360,18 +340,19 @@ class Trainer:
         position, config, worker = self.position, self.config.train, self.worker
         epoch = position.epoch + 1
         final = epoch == config.epochs
-        due = final or (config.eval_every > 0 and epoch % config.eval_every == 0)
+        due = final or (config.eval_every is not None and epoch % config.eval_every == 0)
         report = None
         if due and self.test_records is not None:
             self._save()
             report = self._evaluate(stop, final)
         metrics = report.result.headline() if report is not None else {}
-        sums = worker.sum_(self._sums) / (position.step * worker.world_size)
+        sums = Losses(self._sums.names, worker.sum_(self._sums.values))
+        means = sums / (position.step * worker.world_size)
         row = {
             "epoch": epoch,
             "step": self.global_step,
             "lr": self.optimizer.param_groups[0]["lr"],
-            **dict(zip(self._names, sums.tolist(), strict=True)),
+            **means.to_dict(),
             **metrics,
             "images_per_second": position.images / max(position.seconds, 1e-9),
             "data_wait": position.waited / max(position.seconds, 1e-9),
@@ -425,22 +406,12 @@ class Trainer:
             for stale in self.run.glob(f".{name}.*"):
                 stale.unlink(missing_ok=True)
 
-    def _save_due(self) -> bool:
-        """Whether this step asks for a checkpoint; only the main process's clock counts."""
-        config = self.config.train
-        late = time.monotonic() - self._saved >= 60 * config.checkpoint_minutes
-        many = 0 < config.checkpoint_steps <= self._unsaved_steps + 1
-        if not self.worker.is_main or not (late or many):
-            return False
-        self._saved, self._unsaved_steps = time.monotonic(), -1  # asked for: do not ask again
-        return True
-
     def _save(self, name: str = LAST) -> None:
         """Write a checkpoint. All processes call it, for the sum of their losses."""
         if self._sums is not None:
-            total = self.worker.sum_(self._sums.clone()).tolist()
-            self.position.sums = dict(zip(self._names, total, strict=True))
-        self._saved, self._unsaved_steps = time.monotonic(), 0
+            total = self.worker.sum_(self._sums.values.clone())
+            self.position.sums = Losses(self._sums.names, total).to_dict()
+        self._saves.restart()
         if not self.worker.is_main:
             return
         best = name == BEST  # for use, not for resuming: a third of the size
@@ -473,21 +444,20 @@ class Trainer:
             text += f"; resumed at epoch {position.epoch + 1}, step {position.step + 1}"
         return text
 
-    def _snapshot(self) -> tuple[Tensor | None, Position]:
+    def _snapshot(self) -> tuple[Losses | None, Position]:
         return self._sums, replace(self.position)
 
     def _show(
         self,
         display: TrainingDisplay,
         board: TensorBoard | None,
-        window: tuple[Tensor | None, Position],
-    ) -> tuple[Tensor | None, Position]:
+        window: tuple[Losses | None, Position],
+    ) -> tuple[Losses | None, Position]:
         """Display the means since `window` and return the next one's beginning."""
         sums, before = window
         now = self.position
         change = self._sums if sums is None else self._sums - sums
-        means = (change / max(now.step - before.step, 1)).tolist()
-        losses = dict(zip(self._names, means, strict=True))
+        losses = (change / max(now.step - before.step, 1)).to_dict()
         seconds = max(now.seconds - before.seconds, 1e-9)
         rate, wait = (now.images - before.images) / seconds, (now.waited - before.waited) / seconds
         figures = [f"{rate:.0f} images/s", f"data wait {100 * wait:.0f} %"]
