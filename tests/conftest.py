@@ -1,10 +1,15 @@
 """What tests of several parts share: data, and the settings of a quick run."""
 
+import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+from ggnet.data.convert import convert
 from ggnet.data.scenes import generate
+from ggnet.data.tables import vcoco_actions
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +45,39 @@ def quick(scenes):
         "train.tensorboard=false",
         "eval.batch_size=4",
     ]
+
+
+@pytest.fixture
+def vcoco(tmp_path):
+    """One photo of V-COCO's official format: the first of two persons holds a cup and stands."""
+    rows = []
+    for action in vcoco_actions():
+        labels = [int(action.name in ("hold", "stand")), 0]
+        objects = [[300, 0] if action.name == "hold" else [0, 0] for _ in action.roles]
+        rows.append(
+            {
+                "action_name": action.name,
+                "role_name": ["agent", *action.roles],
+                "image_id": [7, 7],
+                "ann_id": [100, 200],
+                "label": labels,
+                "role_object_id": [100, 200, *(id_ for column in objects for id_ in column)],
+            }
+        )
+    boxes = {100: (1, [0, 0, 20, 40]), 200: (1, [50, 0, 20, 40]), 300: (47, [20, 20, 10, 10])}
+    name = "COCO_val2014_000000000007.jpg"
+    coco = {
+        "images": [{"id": 7, "file_name": name, "width": 99, "height": 99}],
+        "annotations": [
+            {"id": id_, "image_id": 7, "category_id": category, "bbox": box, "area": 100.0}
+            for id_, (category, box) in boxes.items()
+        ],
+    }
+    file, instances = tmp_path / "vcoco_test.json", tmp_path / "instances.json"
+    file.write_text(json.dumps(rows))
+    instances.write_text(json.dumps(coco))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    cv2.imwrite(str(photos / name), np.full((99, 99, 3), 90, np.uint8))
+    files = {"train": file, "test": file, "train_images": photos, "test_images": photos}
+    return convert("vcoco-official", tmp_path / "vcoco", **files, coco=[instances])

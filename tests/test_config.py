@@ -24,8 +24,13 @@ def test_override_leaves_its_argument_alone():
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
-def test_presets_are_valid(preset):
-    load_config(preset)
+def test_a_preset_sets_what_it_says(preset, caplog):
+    config = load_config(preset)
+    for section, values in yaml.safe_load((PRESETS / f"{preset}.yaml").read_text()).items():
+        for key, value in values.items():
+            mine = getattr(getattr(config, section), key)
+            assert mine == (tuple(value) if isinstance(value, list) else value)
+    assert not caplog.records  # nothing of an older version
 
 
 def test_description_reads_back(tmp_path):

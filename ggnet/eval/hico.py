@@ -59,7 +59,6 @@ PROTOCOLS = {
     "ppdm": Protocol(unseen_have_group=False),
     "no-frills": Protocol(first_match=True, shrink=1.0, silent_is_zero=True),
 }
-GROUPS = ("full", "rare", "non-rare")
 SETTINGS = ("default", "known-object")
 
 

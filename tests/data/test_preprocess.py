@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from samples import CUPS
 
 from ggnet.config import Config, DataConfig
 from ggnet.data import transforms
@@ -12,13 +13,11 @@ from ggnet.data.annotations import ImageRecord
 from ggnet.data.dataset import make_loader
 from ggnet.data.images import read_image
 from ggnet.data.preprocess import preprocess
-from ggnet.data.vocabulary import Vocabulary
 from ggnet.engine.inference import Predictor
 from ggnet.models import build_model
 
 SIZE = (96, 128)  # height, width
 CONFIG = DataConfig(input_size=SIZE)
-VOCABULARY = Vocabulary("few", ("person", "cup"), (1, 2), ("hold",), (1,), ((0, 1),))
 
 
 def noise(height, width, seed=0):
@@ -76,9 +75,9 @@ def test_prediction_sees_what_evaluation_and_training_see(tmp_path, compat):
         boxes = np.array([[0, 0, 1, 1]], np.float32)
         nothing = np.zeros((0, 3), np.int64)
         records.append(ImageRecord(path.name, path.stem, path, boxes, np.array([0]), nothing))
-    [evaluated] = make_loader(records, VOCABULARY, config, train=False)
-    [trained] = make_loader(records, VOCABULARY, config, train=True)
-    predictor = Predictor(build_model(config.model, 2, 1), VOCABULARY, config, torch.device("cpu"))
+    [evaluated] = make_loader(records, CUPS, config, train=False)
+    [trained] = make_loader(records, CUPS, config, train=True)
+    predictor = Predictor(build_model(config.model, 3, 3), CUPS, config, torch.device("cpu"))
     images = [read_image(record.path) for record in records]
     predicted, meta = predictor.prepare(images, [record.file_name for record in records])
     assert torch.equal(predicted, evaluated.images)

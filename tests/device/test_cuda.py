@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from test_operators import hoi_maps
+from tolerances import DEVICE_NETWORK, TF32
 
 from ggnet import ops
 from ggnet.config import ModelConfig
@@ -114,7 +115,7 @@ def test_tf32_is_torchs_choice(backend):
             results.append(ops.actpoint_aggregate(features, points, weight))
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
-    torch.testing.assert_close(results[0], results[1], rtol=2e-2, atol=2e-1)
+    torch.testing.assert_close(results[0], results[1], **TF32)
     if torch.cuda.get_device_capability() >= (8, 0):
         assert not torch.equal(*results)
 
@@ -134,4 +135,4 @@ def test_the_network_gives_what_it_gives_on_the_cpu():
             outputs[device] = model(images.to(device))
     for name, value in outputs["cpu"].items():
         if isinstance(value, torch.Tensor):
-            torch.testing.assert_close(outputs["cuda"][name].cpu(), value, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(outputs["cuda"][name].cpu(), value, **DEVICE_NETWORK)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from tolerances import DEVICE, DEVICE_HEATMAP, DEVICE_LOSS, DEVICE_SCORE, DEVICE_TRIPLETS
 
 from ggnet import ops, reference
 
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 5e-2, torch.float16: 6e-3}
-DTYPES = list(TOLERANCE)
+DTYPES = list(DEVICE)
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 # batch, channels, height, width, outputs, kernel, spread of the offsets
 SHAPES = [
@@ -34,7 +34,7 @@ def close(name, got, exact, dtype):
     got, exact = got.detach().cpu().double(), exact.detach()
     error = (got - exact).abs().nan_to_num(nan=torch.inf)
     scale = exact.abs().clamp_min(exact.square().mean().sqrt().item()).clamp_min(1e-30)
-    assert (error / scale).max().item() < TOLERANCE[dtype], name
+    assert (error / scale).max().item() < DEVICE[dtype], name
 
 
 def both(operator, exact, tensors, dtype, device, layout):
@@ -107,7 +107,7 @@ def test_hna_loss(backend, device, dtype, layout):
     exact = reference.hna_loss(theirs, target.double())
     loss.backward()
     exact.backward()
-    assert loss.item() == pytest.approx(exact.item(), rel=1e-5)
+    assert loss.item() == pytest.approx(exact.item(), rel=DEVICE_LOSS)
     close("gradient", ours.grad, theirs.grad, dtype)
     again = ops.hna_loss(ours.detach(), target.to(device))
     assert again.item() == loss.item()
@@ -124,7 +124,7 @@ def test_draw_heatmaps(backend, device):
     arguments = (centers, radii, signs)
     got = ops.draw_heatmaps(*(t.to(device) for t in arguments), shape)
     exact = reference.draw_heatmaps(*arguments, shape)
-    torch.testing.assert_close(got.cpu(), exact.float(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(got.cpu(), exact.float(), **DEVICE_HEATMAP)
     order = torch.randperm(200, generator=generator)
     assert torch.equal(got, ops.draw_heatmaps(*(t[order].to(device) for t in arguments), shape))
 
@@ -136,7 +136,7 @@ def test_topk_peaks(backend, device, shape, k, dtype, layout):
     logits = randn(*shape).to(dtype).contiguous(memory_format=layout)
     got = ops.topk_peaks(logits.to(device), k)
     exact = reference.topk_peaks(logits.double(), k)
-    torch.testing.assert_close(got[0].cpu().double(), exact[0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(got[0].cpu().double(), exact[0], rtol=DEVICE_SCORE, atol=0)
     for mine, other in zip(got[1:], exact[1:], strict=True):
         assert torch.equal(mine.cpu(), other)
 
@@ -162,7 +162,7 @@ def test_decode_hoi(backend, device, rule):
     valid = randn(6, 4) > 0
     got = ops.decode_hoi(hoi_maps(device), valid.to(device), k=30, rule=rule)
     exact = reference.decode_hoi(hoi_maps("cpu"), valid, k=30, rule=rule)
-    torch.testing.assert_close(got.scores.cpu(), exact.scores, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(got.scores.cpu(), exact.scores, **DEVICE_TRIPLETS)
 
 
 def test_deterministic_algorithms_give_the_same_bits(backend, device):

@@ -2,21 +2,17 @@
 
 import json
 
-import cv2
 import numpy as np
 import pytest
-import torch
+from samples import save_untrained
 
 from ggnet.cli import main
 from ggnet.config import load_config
 from ggnet.data.annotations import load_dataset
-from ggnet.data.convert import convert
 from ggnet.data.scenes import generate
-from ggnet.data.tables import vcoco_actions
-from ggnet.engine.checkpoint import open_checkpoint, save_checkpoint
+from ggnet.engine.checkpoint import open_checkpoint
 from ggnet.engine.evaluation import evaluate_checkpoint
 from ggnet.eval.predictions import read_predictions
-from ggnet.models import build_model
 
 SETTINGS = ["data.input_size=[96, 96]", "data.workers=0", "model.width=16", "train.device=cpu"]
 
@@ -24,19 +20,7 @@ SETTINGS = ["data.input_size=[96, 96]", "data.workers=0", "model.width=16", "tra
 def checkpoint(folder, dataset):
     """A run folder with a fresh network for the dataset."""
     config = load_config(None, [*SETTINGS, f"data.root={dataset.root}"])
-    vocabulary = dataset.vocabulary
-    torch.manual_seed(0)
-    model = build_model(config.model, len(vocabulary.objects), len(vocabulary.verbs))
-    state = {
-        "config": config.model_dump(mode="json"),
-        "vocabulary": vocabulary.to_dict(),
-        "model": model.state_dict(),
-        "ema": None,
-        "optimizer": None,
-        "progress": {"epoch": 0},
-        "rng": None,
-    }
-    save_checkpoint(folder / "best.pt", state)
+    save_untrained(folder, config, dataset.vocabulary)
     return folder
 
 
@@ -45,44 +29,6 @@ def scenes(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
     generate(root, train=2, test=3, size=96)
     return load_dataset(root)
-
-
-@pytest.fixture
-def vcoco(tmp_path):
-    """One photo of the official format: somebody holds a cup."""
-    rows = [
-        {
-            "action_name": action.name,
-            "role_name": ["agent", *action.roles],
-            "image_id": [7],
-            "ann_id": [100],
-            "label": [int(action.name == "hold")],
-            "role_object_id": [100, *(300 if action.name == "hold" else 0 for _ in action.roles)],
-        }
-        for action in vcoco_actions()
-    ]
-    boxes = {100: (1, [5, 5, 40, 80]), 300: (47, [50, 40, 30, 30])}
-    coco = {
-        "images": [{"id": 7, "file_name": "7.jpg", "width": 96, "height": 96}],
-        "annotations": [
-            {"id": id_, "image_id": 7, "category_id": category, "bbox": box, "area": 100.0}
-            for id_, (category, box) in boxes.items()
-        ],
-    }
-    (tmp_path / "vcoco_test.json").write_text(json.dumps(rows))
-    (tmp_path / "instances.json").write_text(json.dumps(coco))
-    (tmp_path / "photos").mkdir()
-    cv2.imwrite(str(tmp_path / "photos" / "7.jpg"), np.full((96, 96, 3), 90, np.uint8))
-    file, photos = tmp_path / "vcoco_test.json", tmp_path / "photos"
-    return convert(
-        "vcoco-official",
-        tmp_path / "vcoco",
-        train=file,
-        test=file,
-        train_images=photos,
-        test_images=photos,
-        coco=[tmp_path / "instances.json"],
-    )
 
 
 def test_all_results_of_a_run(scenes, tmp_path, capsys):

@@ -4,6 +4,7 @@ import numpy as np
 import published
 import pytest
 import torch
+from samples import CUPS
 
 from ggnet.cli import main
 from ggnet.config import Config, load_config
@@ -18,7 +19,6 @@ from ggnet.errors import UserError
 from ggnet.models import build_model
 
 DETECTION = {"hm": 80, "wh": 2, "reg": 2}
-FEW = Vocabulary("few", ("person", "cup"), (1, 2), ("hold", "drink"), (1, 2), ((0, 1), (1, 1)))
 
 
 def save(path, shapes, prefix="module."):
@@ -78,7 +78,7 @@ def test_a_head_for_other_objects_stays_random(centernet):
     same_number = Vocabulary(
         "other", tuple(f"thing {i}" for i in range(80)), tuple(range(80)), ("do",), (0,), ((0, 1),)
     )
-    for vocabulary in (FEW, same_number):
+    for vocabulary in (CUPS, same_number):
         model = build_model(config, len(vocabulary.objects), len(vocabulary.verbs))
         before = model.state_dict()["heads.0.heatmap.2.weight"].clone()
         text = load_initial_weights(model, path, config, vocabulary)
@@ -91,7 +91,7 @@ def test_a_head_for_other_objects_stays_random(centernet):
 def test_another_backbone_is_an_error(centernet):
     config = Config().model
     with pytest.raises(UserError, match=r"init\.pt holds another backbone than tiny"):
-        load_initial_weights(build_model(config, 2, 2), centernet[1], config, FEW)
+        load_initial_weights(build_model(config, 3, 3), centernet[1], config, CUPS)
 
 
 def test_initial_weights_are_no_checkpoint(centernet):

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from samples import CUPS, save_untrained
 from torch import nn
 
 from ggnet.config import Config
 from ggnet.data.targets import build_targets
 from ggnet.data.transforms import letterbox_affine, transform_boxes
-from ggnet.data.vocabulary import Vocabulary
 from ggnet.engine.checkpoint import save_checkpoint
 from ggnet.engine.inference import Predictor
 from ggnet.errors import UserError
@@ -16,14 +16,6 @@ from ggnet.eval.predictions import ImageDetections
 from ggnet.models import build_model
 
 CPU = torch.device("cpu")
-VOCABULARY = Vocabulary(
-    name="few",
-    objects=("person", "ball", "cup"),
-    object_ids=(1, 2, 3),
-    verbs=("hold", "drink", "throw"),
-    verb_ids=(1, 2, 3),
-    hois=((0, 1), (0, 2), (1, 2), (2, 1)),
-)
 INPUT = (96, 160)  # height, width
 STRIDE = 4
 GRID = (INPUT[0] // STRIDE, INPUT[1] // STRIDE)
@@ -72,7 +64,7 @@ def predictor(model):
     config = Config()
     config.data.input_size = INPUT
     config.eval.k = 20
-    return Predictor(model, VOCABULARY, config, CPU)
+    return Predictor(model, CUPS, config, CPU)
 
 
 def blank(width, height):
@@ -122,7 +114,7 @@ def test_scores_are_positive_and_pairs_valid():
     [found] = run(*run.prepare([image]))
     assert 0 < len(found) <= 20
     assert (found.scores > 0).all()
-    assert VOCABULARY.valid_pairs[found.verbs, found.object_labels].all()
+    assert CUPS.valid_pairs[found.verbs, found.object_labels].all()
     assert (found.human_boxes >= 0).all()
     assert (found.object_boxes <= [80, 100, 80, 100]).all()
 
@@ -144,11 +136,11 @@ def test_network_is_used_in_evaluation_mode_and_keeps_its_own():
 
 def test_device_is_chosen_by_name():
     model = build_model(Config().model, 3, 3)
-    automatic = Predictor(model, VOCABULARY, Config())
+    automatic = Predictor(model, CUPS, Config())
     assert automatic.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert Predictor(model, VOCABULARY, Config(), "cpu").device == CPU
+    assert Predictor(model, CUPS, Config(), "cpu").device == CPU
     with pytest.raises(UserError, match="device is 'tpu'; expected auto, cpu, cuda or cuda:N"):
-        Predictor(model, VOCABULARY, Config(), "tpu")
+        Predictor(model, CUPS, Config(), "tpu")
 
 
 def test_images_of_several_sizes_in_one_batch():
@@ -232,7 +224,7 @@ def test_targets_and_prediction_agree():
     """What the loader asks for at a box is what decoding expects there."""
     affine = letterbox_affine(320, 192, INPUT)
     targets = build_targets(
-        transform_boxes(BOXES, affine) / STRIDE, LABELS, PAIRS, VOCABULARY.valid_pairs, GRID
+        transform_boxes(BOXES, affine) / STRIDE, LABELS, PAIRS, CUPS.valid_pairs, GRID
     )
     maps = network(BOXES, 320, 192).maps
     for (label, y, x), size, frac in zip(
@@ -246,25 +238,14 @@ def test_targets_and_prediction_agree():
 @pytest.fixture
 def checkpoint(tmp_path):
     """A run folder with a checkpoint, and its state."""
-    config = Config()
-    model = build_model(config.model, 3, 3)
-    state = {
-        "config": config.model_dump(mode="json"),
-        "vocabulary": VOCABULARY.to_dict(),
-        "model": model.state_dict(),
-        "ema": None,
-        "optimizer": None,
-        "progress": {},
-        "rng": None,
-    }
-    save_checkpoint(tmp_path / "best.pt", state)
+    state = save_untrained(tmp_path, Config())
     return tmp_path, state
 
 
 def test_predictor_of_a_run_folder(checkpoint):
     folder, state = checkpoint
     run = Predictor.from_checkpoint(folder, CPU)
-    assert run.vocabulary == VOCABULARY
+    assert run.vocabulary == CUPS
     assert torch.equal(
         next(iter(run.detector.network.state_dict().values())), next(iter(state["model"].values()))
     )

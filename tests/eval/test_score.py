@@ -8,7 +8,6 @@ from PIL import Image
 
 from ggnet.config import EvalConfig
 from ggnet.data.convert import convert
-from ggnet.data.tables import vcoco_actions
 from ggnet.engine.plots import plot_classes
 from ggnet.errors import UserError
 from ggnet.eval.foreign import write_ppdm, write_vcoco_pickle
@@ -76,45 +75,6 @@ def test_a_pickle_needs_roles(hico, tmp_path):
         score_file(tmp_path / "detections.pkl", hico, "test", EvalConfig())
     with pytest.raises(UserError, match=r"cannot read .*none\.json"):
         score_file(tmp_path / "none.json", hico, "test", EvalConfig())
-
-
-@pytest.fixture
-def vcoco(tmp_path):
-    """One image of the official format: the first of two persons holds a cup and stands."""
-    rows = []
-    for action in vcoco_actions():
-        labels = [int(action.name in ("hold", "stand")), 0]
-        objects = [[300, 0] if action.name == "hold" else [0, 0] for _ in action.roles]
-        rows.append(
-            {
-                "action_name": action.name,
-                "role_name": ["agent", *action.roles],
-                "image_id": [7, 7],
-                "ann_id": [100, 200],
-                "label": labels,
-                "role_object_id": [100, 200, *(id_ for column in objects for id_ in column)],
-            }
-        )
-    boxes = {100: (1, [0, 0, 20, 40]), 200: (1, [50, 0, 20, 40]), 300: (47, [20, 20, 10, 10])}
-    coco = {
-        "images": [
-            {"id": 7, "file_name": "COCO_val2014_000000000007.jpg", "width": 99, "height": 99}
-        ],
-        "annotations": [
-            {"id": id_, "image_id": 7, "category_id": category, "bbox": box, "area": 100.0}
-            for id_, (category, box) in boxes.items()
-        ],
-    }
-    (tmp_path / "vcoco_test.json").write_text(json.dumps(rows))
-    (tmp_path / "instances.json").write_text(json.dumps(coco))
-    file = tmp_path / "vcoco_test.json"
-    return convert(
-        "vcoco-official",
-        tmp_path / "vcoco",
-        train=file,
-        test=file,
-        coco=[tmp_path / "instances.json"],
-    )
 
 
 def test_vcoco_from_json_and_pickle(vcoco, tmp_path):

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from tolerances import AUTOCAST_LOSS, TERMS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ggnet import reference
@@ -92,7 +93,7 @@ def test_equals_the_dense_recipe(interaction, target_style, apm, make_batch):
     expected = {name: term.mean() for name, term in naive_terms(outs, batch, config).items()}
     assert set(terms) == set(expected)
     for name, term in terms.items():
-        torch.testing.assert_close(term, expected[name].detach(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(term, expected[name].detach(), **TERMS)
         assert not term.requires_grad
     e = expected
     weighted = (
@@ -102,7 +103,7 @@ def test_equals_the_dense_recipe(interaction, target_style, apm, make_batch):
         + 0.1 * (e["size"] + e["human_offset"] + e["object_offset"])
         + e["center_frac"]
     )
-    torch.testing.assert_close(total, weighted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(total, weighted, **TERMS)
 
 
 def test_offsets_can_be_summed_over_stacks(make_batch):
@@ -171,7 +172,7 @@ def test_bfloat16_autocast(make_batch):
     with torch.autocast("cpu", torch.bfloat16):
         total, _ = criterion(model(batch.images), batch)
     assert total.dtype == torch.float32
-    torch.testing.assert_close(total, expected, rtol=2e-2, atol=0)
+    torch.testing.assert_close(total, expected, rtol=AUTOCAST_LOSS, atol=0)
     total.backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from tolerances import NETWORK
 from torch import nn
 
 from ggnet import reference
@@ -261,7 +262,7 @@ def test_channels_last_changes_nothing():
         model.to(memory_format=torch.channels_last)
         outputs = model(images.contiguous(memory_format=torch.channels_last))
     assert outputs["interaction"].is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(outputs, contiguous, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs, contiguous, **NETWORK)
 
 
 def test_compiles_and_exports_whole():

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tolerances import NETWORK
 
 from ggnet import reference
 from ggnet.nn import ActPointAggregate, DeformConv2d
@@ -17,7 +18,7 @@ def test_actpoint_aggregate_equals_its_definition(size, relu):
     expected = reference.actpoint_aggregate(
         features, points, layer.weight, layer.bias, base, relu=relu
     )
-    torch.testing.assert_close(layer(features, points, base), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer(features, points, base), expected, **NETWORK)
 
 
 def test_actpoint_aggregate_starts_as_published():
@@ -34,4 +35,4 @@ def test_deform_conv_starts_as_half_a_convolution(geometry):
     layer = DeformConv2d(6, 4, size, stride, padding, dilation)
     x = torch.randn(2, 6, 8, 8)
     expected = torch.nn.functional.conv2d(x, layer.weight / 2, None, stride, padding, dilation)
-    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer(x), expected, **NETWORK)

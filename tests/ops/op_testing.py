@@ -1,26 +1,15 @@
-"""What the operators' tests share: seeded inputs, tolerances, comparisons."""
+"""What the operators' tests share: seeded inputs, comparisons."""
 
 import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 
+import tolerances
 import torch
 from torch import Tensor
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-# Bounds on the error of a tensor, relative to the largest magnitude of its float64 reference, where
-# the reference sees the same (rounded) inputs. Measured with 12 seeds on the shapes of these tests,
-# portable and AVX2: at most 2e-15, 1.3e-6, 3.8e-3 (the rounding of the result, 2^-9, twice) and
-# 4.8e-4 (2^-12, twice), but for single sums that cancel. AVX512-BF16 rounds the samples as well,
-# which the bound of bfloat16 leaves room for.
-TOLERANCE = {
-    torch.float64: 1e-12,
-    torch.float32: 1e-5,
-    torch.bfloat16: 2e-2,
-    torch.float16: 2e-3,
-}
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -63,7 +52,7 @@ def rounded(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor
 def assert_close(
     name: str, actual: Tensor, expected: Tensor, dtype: torch.dtype, factor: float = 1.0
 ) -> None:
-    """`actual` is within TOLERANCE[dtype] of the float64 `expected`; NaN only where it is NaN."""
+    """`actual` is within tolerances.CPU of the float64 `expected`; NaN only where it is NaN."""
     assert actual.shape == expected.shape, f"{name}: {actual.shape} is not {expected.shape}"
     actual, expected = actual.detach().double(), expected.detach().double()
     assert torch.equal(actual.isnan(), expected.isnan()), f"{name}: NaN in other places"
@@ -71,7 +60,7 @@ def assert_close(
         return
     scale = expected.nan_to_num(0, 0, 0).abs().max().item() or 1.0
     error = (actual - expected).nan_to_num(0).abs().max().item()
-    bound = TOLERANCE[dtype] * factor * scale
+    bound = tolerances.CPU[dtype] * factor * scale
     assert error <= bound, f"{name}: error {error:.3g} exceeds {bound:.3g} (scale {scale:.3g})"
 
 

@@ -80,14 +80,17 @@ def test_choice_that_cannot_run_raises_and_lists_candidates(op, backend):
 
 @pytest.mark.parametrize("op", ops.OPERATORS)
 def test_choice_that_can_run_runs(op):
+    """And gives what runs unasked."""
     with ops.use_backend("cpu"):
-        CALLS[op]()
+        chosen = CALLS[op]()
+    torch.testing.assert_close(chosen, CALLS[op](), rtol=0, atol=0)
 
 
 def test_choice_ends_with_its_block():
     with pytest.raises(KeyError), ops.use_backend("triton"):
         raise KeyError
-    CALLS["hna_loss"]()
+    assert ops.resolve("hna_loss", torch.ones(1)).backend == "cpu"
+    assert CALLS["hna_loss"]().isfinite()
 
 
 def test_inner_choice_wins():

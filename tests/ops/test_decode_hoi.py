@@ -1,6 +1,7 @@
 import pytest
 import torch
 from op_testing import generator, randn
+from tolerances import TRIPLETS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ggnet import ops, reference
@@ -34,7 +35,7 @@ def blank(**shape):
 
 
 def assert_same_triplets(got, want):
-    tolerance = 1e-5 if want.scores.dtype == torch.float32 else 1e-12
+    tolerance = TRIPLETS[want.scores.dtype]
     assert torch.allclose(got.scores, want.scores, atol=tolerance)
     real = want.scores > 0
     for name, one, other in zip(got._fields, got, want, strict=True):
@@ -66,6 +67,7 @@ def test_images_do_not_influence_each_other(batch):
             assert torch.equal(one[b], other[0])
 
 
+@pytest.mark.interpreted
 def test_one_pair_by_hand():
     maps = blank()
     maps["heatmap"][0, 0, 2, 1] = 3.0  # the person
@@ -148,6 +150,7 @@ def test_carries_no_gradient():
     assert not any(t.requires_grad for t in ops.decode_hoi(maps, k=5))
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -215,6 +218,7 @@ def test_own_boxes_as_external_ones_give_the_same_triplets():
     assert torch.equal(mine.object_index, theirs.object_index)
 
 
+@pytest.mark.interpreted
 def test_external_pair_by_hand():
     maps = blank()
     maps["interaction"][0, 3, 5, 4] = 1.0

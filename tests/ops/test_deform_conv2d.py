@@ -52,6 +52,13 @@ def convolve(module, steps):
     )
 
 
+@pytest.mark.interpreted(
+    {"case": CASES[0]},
+    {"case": CASES[1]},
+    {"case": CASES[2], "dtype": torch.float16},
+    {"case": CASES[3], "dtype": torch.float32},
+    {"case": CASES[5], "dtype": torch.bfloat16},
+)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_matches_the_reference(case, dtype):
@@ -108,6 +115,7 @@ def test_equals_torchvision():
         )
 
 
+@pytest.mark.interpreted
 def test_gradient_of_an_offset_at_an_integer_is_the_derivative_from_the_right():
     ramp = torch.tensor([1.0, 3.0, 4.0]).view(1, 1, 1, 3)
     weight = torch.ones(1, 1, 1, 1)
@@ -148,6 +156,7 @@ def test_autocast_runs_in_its_dtype():
     assert torch.equal(output, convolve(ops, steps)(*[t.bfloat16() for t in tensors]))
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

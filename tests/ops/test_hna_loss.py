@@ -2,7 +2,6 @@ import pytest
 import torch
 from op_testing import (
     DTYPES,
-    TOLERANCE,
     assert_close,
     assert_same_bits,
     generator,
@@ -11,6 +10,7 @@ from op_testing import (
     threads,
     value_and_gradients,
 )
+from tolerances import CPU
 from torch.utils.checkpoint import checkpoint
 
 from ggnet import ops, reference
@@ -40,6 +40,7 @@ def loss_and_gradient(function, logits, target, **powers):
     return loss, grad
 
 
+@pytest.mark.interpreted({"shape": SHAPES[0]}, {"shape": SHAPES[1]}, {"shape": SHAPES[2]})
 @pytest.mark.parametrize("powers", POWERS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -65,6 +66,7 @@ def test_every_instruction_set(isa, powers, monkeypatch):
         test_matches_the_reference((2, 5, 13, 11), dtype, powers)
 
 
+@pytest.mark.interpreted
 def test_small_gradients_are_accurate():
     """Relative to themselves, not to the largest: confident cells matter to training too."""
     logits = torch.linspace(-9, 9, 1001).view(1, 1, 1, -1)
@@ -73,9 +75,10 @@ def test_small_gradients_are_accurate():
         _, grad = loss_and_gradient(ops.hna_loss, logits, target)
         _, wanted = loss_and_gradient(reference.hna_loss, logits.double(), target.double())
         error = (grad.double() - wanted).abs() / wanted.abs().clamp(min=1e-30)
-        assert error.max() < TOLERANCE[torch.float32]
+        assert error.max() < CPU[torch.float32]
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("logits_layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("target_layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -104,6 +107,7 @@ def test_without_hard_negatives_it_is_centernets_focal_loss():
     assert_close("loss", ops.hna_loss(logits, target), expected, torch.float64)
 
 
+@pytest.mark.interpreted
 def test_one_cell_of_each_kind_by_hand():
     half = torch.zeros(1, 1, 1, 1, dtype=torch.float64)  # P = 1/2: each term is -w log(2) / 4
     quarter_log = torch.tensor(0.25 * 2.0).log().neg().item() / 4
@@ -112,6 +116,7 @@ def test_one_cell_of_each_kind_by_hand():
         assert loss.item() == pytest.approx(weight * quarter_log)
 
 
+@pytest.mark.interpreted
 def test_no_positive_counts_as_one():
     logits, target = inputs(1, 3, 8, 8)
     target = target.clamp(max=0.5)
@@ -124,6 +129,7 @@ def test_no_positive_counts_as_one():
     )
 
 
+@pytest.mark.interpreted
 def test_gradient_is_zero_where_the_clamp_is_active():
     logits = torch.tensor([-2000.0, -20.0, -9.3, 9.3, 20.0, 2000.0]).view(1, 1, 1, 6)
     for value in (-1.0, 0.0, 1.0):
@@ -131,6 +137,7 @@ def test_gradient_is_zero_where_the_clamp_is_active():
         assert not grad.any()
 
 
+@pytest.mark.interpreted
 def test_nan_reaches_loss_and_gradient():
     logits, target = (t.float() for t in inputs(1, 2, 5, 5))
     for spoiled, powers in ((logits, {}), (target, {}), (target, {"gamma": 2.5})):
@@ -143,6 +150,7 @@ def test_nan_reaches_loss_and_gradient():
         spoiled[0, 1, 2, 3] = kept
 
 
+@pytest.mark.interpreted
 def test_gradient_is_scaled_by_what_follows():
     logits, target = inputs(1, 2, 5, 5)
     _, grad = loss_and_gradient(ops.hna_loss, logits, target)
@@ -150,6 +158,7 @@ def test_gradient_is_scaled_by_what_follows():
     assert_close("gradient", scaled, 3 * grad, torch.float64)
 
 
+@pytest.mark.interpreted
 def test_backward_can_run_again_where_the_graph_is_kept():
     logits, target = inputs(1, 2, 5, 5)
     logits.requires_grad_()
@@ -164,6 +173,7 @@ def test_backward_can_run_again_where_the_graph_is_kept():
         loss.backward()
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_stored_gradient_is_the_only_map(dtype, layout):
@@ -186,6 +196,7 @@ def test_the_stored_gradient_is_the_only_map(dtype, layout):
         assert_close("gradient", grad, want, dtype)
 
 
+@pytest.mark.interpreted
 def test_a_stored_gradient_with_gaps_is_not_overwritten():
     """What unpacks saved tensors may return others than were stored."""
     logits, target = inputs(1, 2, 5, 6)
@@ -204,6 +215,7 @@ def test_a_stored_gradient_with_gaps_is_not_overwritten():
     assert unpacked[..., 1::2].isnan().all()
 
 
+@pytest.mark.interpreted
 def test_batched_gradients():
     logits, target = inputs(1, 2, 5, 5)
     _, want = loss_and_gradient(ops.hna_loss, logits, target)
@@ -254,6 +266,7 @@ def test_large_maps_do_not_lose_small_terms():
     assert_close("loss", loss, expected, torch.float32)
 
 
+@pytest.mark.interpreted
 def test_a_second_derivative_is_refused_by_name():
     logits, target = inputs(1, 2, 3, 3)
     logits.requires_grad_()
@@ -262,6 +275,7 @@ def test_a_second_derivative_is_refused_by_name():
         grad.sum().backward()
 
 
+@pytest.mark.interpreted
 def test_autocast_computes_in_float32():
     logits, target = (t.bfloat16() for t in inputs(2, 3, 5, 5))
     with torch.autocast("cpu", torch.bfloat16):
@@ -272,6 +286,7 @@ def test_autocast_computes_in_float32():
     assert torch.equal(loss, expected)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

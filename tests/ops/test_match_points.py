@@ -46,6 +46,7 @@ def assert_same_matches(case, rule):
         assert torch.equal(one, other), name
 
 
+@pytest.mark.interpreted({"dtype": torch.float32, "isa": "portable"})
 @pytest.mark.parametrize("isa", isas())
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -59,6 +60,7 @@ def test_matches_the_reference(dtype, rule, isa, monkeypatch):
         assert_same_matches([*case[:5], None], rule)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("counts", [(0, 3, 3), (3, 0, 3), (3, 3, 0), (1, 1, 1), (100, 100, 100)])
 @pytest.mark.parametrize("batch", [0, 1, 3])
 def test_any_numbers_of_candidates(counts, batch):
@@ -66,6 +68,7 @@ def test_any_numbers_of_candidates(counts, batch):
         assert_same_matches(random_case(0, batch=batch, counts=counts), rule)
 
 
+@pytest.mark.interpreted
 def test_the_two_rules_by_hand():
     """One interaction at (10, 10) whose human offset points at (10, 6)."""
     interaction, object_ = peaks((0.5, 0, 10, 10)), peaks((1.0, 0, 10, 10))
@@ -90,6 +93,7 @@ def test_the_two_rules_by_hand():
     assert chosen == [0, 1]
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("rule", RULES)
 def test_ties_go_to_the_smaller_index(rule):
     around = peaks((0.5, 0, 4, 6), (0.5, 0, 6, 4), (0.5, 0, 4, 2), (0.5, 0, 4, 6))
@@ -106,6 +110,7 @@ def test_ties_go_to_the_smaller_index(rule):
     assert object_.item() == 0
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("rule", RULES)
 def test_only_valid_objects_match(rule):
     interactions = peaks((0.9, 0, 5, 5), (0.8, 1, 5, 5), (0.7, 2, 5, 5))
@@ -120,6 +125,7 @@ def test_only_valid_objects_match(rule):
     assert score[0].tolist() == pytest.approx([0.9 * 0.9, 0.8 * 0.5, 0])
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("rule", RULES)
 def test_padding_never_matches(rule):
     """`topk_peaks` pads with score 0 at cell (0, 0), right where this interaction points."""
@@ -132,6 +138,7 @@ def test_padding_never_matches(rule):
     assert (human.item(), object_.item(), score.item()) == (0, -1, 0)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("rule", RULES)
 def test_an_offset_that_is_no_number_matches_nothing(rule):
     zeros = torch.zeros(1, 1, 2)
@@ -152,6 +159,7 @@ def test_same_bits_for_any_number_of_threads():
     assert_same_bits(lambda: ops.match_points(*case))
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("position", "value", "error", "message"),
     [
@@ -171,6 +179,7 @@ def test_errors_name_the_argument(position, value, error, message):
         ops.match_points(*case)
 
 
+@pytest.mark.interpreted
 def test_an_unknown_rule_is_named():
     with pytest.raises(ValueError, match="rule is 'nearest'; expected one of product, distance"):
         ops.match_points(*random_case(0), rule="nearest")

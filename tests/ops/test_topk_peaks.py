@@ -2,7 +2,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_testing import DTYPES, TOLERANCE, assert_same_bits, isas, randn
+from op_testing import DTYPES, assert_same_bits, isas, randn
+from tolerances import CPU
 
 from ggnet import ops, reference
 
@@ -15,7 +16,7 @@ def assert_same_peaks(logits, k, kernel_size=3):
     exact = torch.float64 if logits.dtype == torch.float64 else torch.float32
     assert [t.dtype for t in got] == [exact, torch.int64, torch.int64, torch.int64]
     assert all(t.shape == (logits.shape[0], k) for t in got)
-    assert torch.allclose(got[0], want[0], atol=TOLERANCE[exact], rtol=0)
+    assert torch.allclose(got[0], want[0], atol=CPU[exact], rtol=0)
     for name, one, other in zip(("channels", "ys", "xs"), got[1:], want[1:], strict=True):
         assert torch.equal(one, other), name
 
@@ -64,12 +65,14 @@ def test_ties_of_every_kind(values, k):
     assert_same_peaks(logits.contiguous(memory_format=torch.channels_last), k)
 
 
+@pytest.mark.interpreted
 def test_a_plateau_keeps_every_cell_in_order():
     logits = torch.full((1, 2, 3, 3), -5.0)
     logits[0, 1, 1, :] = 2
     assert flat(logits, ops.topk_peaks(logits, 5))[:3] == [12, 13, 14]
 
 
+@pytest.mark.interpreted
 def test_equal_peaks_come_in_the_order_of_their_index():
     logits = torch.full((1, 3, 5, 5), -9.0)
     for channel, y, x in ((2, 0, 0), (0, 4, 4), (0, 2, 2), (1, 0, 4)):
@@ -79,6 +82,7 @@ def test_equal_peaks_come_in_the_order_of_their_index():
         assert flat(logits, peaks) == [12, 24, 29]
 
 
+@pytest.mark.interpreted
 def test_a_saturated_sigmoid_makes_no_plateau():
     logits = torch.full((1, 1, 1, 4), -1.0)
     logits[0, 0, 0, 1:3] = torch.tensor([40.0, 30.0])  # both have a score of exactly 1
@@ -87,6 +91,7 @@ def test_a_saturated_sigmoid_makes_no_plateau():
     assert xs[0].tolist() == [1, 0]
 
 
+@pytest.mark.interpreted
 def test_missing_peaks_are_zeros():
     logits = torch.full((1, 1, 4, 4), -1.0)
     logits[0, 0, 2, 3] = 3.0
@@ -97,6 +102,7 @@ def test_missing_peaks_are_zeros():
         assert not rest[:, 1:].any()
 
 
+@pytest.mark.interpreted
 def test_nan_and_minus_infinity_are_no_peaks():
     logits = torch.full((1, 2, 3, 6), -torch.inf)
     logits[0, 0, 1, 1] = torch.nan
@@ -109,6 +115,7 @@ def test_nan_and_minus_infinity_are_no_peaks():
     assert not ops.topk_peaks(torch.full_like(logits, torch.nan), 4)[0].any()
 
 
+@pytest.mark.interpreted({"layout": torch.channels_last})
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_views_of_a_larger_tensor(layout):
     logits = randn(3, 5, 9, 8).float().contiguous(memory_format=layout)
@@ -127,6 +134,7 @@ def test_carries_no_gradient():
     assert not any(t.requires_grad for t in ops.topk_peaks(logits, 3))
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from op_testing import randn
+from tolerances import COMPILED
 from torch import nn
 from torch.library import opcheck
 
@@ -134,7 +135,7 @@ def test_inductor_compiles_a_training_step_with_all_of_them():
             loss.backward()
             values.append((loss.detach(), scores, weight.grad))
         for one, other in zip(*values, strict=True):
-            assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
+            assert torch.allclose(one, other, **COMPILED)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

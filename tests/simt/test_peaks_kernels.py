@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from arrays import ORDERS, TYPES, rounded, to_array
+from tolerances import SCORE
 
 from ggnet import reference
 
@@ -25,7 +26,7 @@ def check(simt, logits, dtype, k, kernel_size=3, channels_last=False):
     for order in ORDERS:
         simt.configure(workers=2, **order)
         got = extract(simt, logits, dtype, k, kernel_size, channels_last)
-        torch.testing.assert_close(got[0].double(), exact[0], rtol=1e-6, atol=0)
+        torch.testing.assert_close(got[0].double(), exact[0], rtol=SCORE, atol=0)
         for mine, theirs in zip(got[1:], exact[1:], strict=True):
             assert torch.equal(mine, theirs)
 

@@ -146,8 +146,15 @@ def test_actpoints_are_colored_by_weight(image, prediction, vocabulary, gaze):
 
 
 def test_actpoints_outside_the_image_are_allowed(image, prediction, vocabulary, gaze):
+    """What lies outside is not drawn, and the rest is as ever."""
+    inside = draw_actpoints(image, prediction, vocabulary, gaze, step=0)
     gaze.actpoints[:] += 1e4
-    draw_actpoints(image, prediction, vocabulary, gaze, step=0)
+    outside = draw_actpoints(image, prediction, vocabulary, gaze, step=0)
+    none = Gaze(gaze.points, gaze.actpoints[:, :, :0], gaze.weights[:, :, :0])
+    np.testing.assert_array_equal(
+        outside, draw_actpoints(image, prediction, vocabulary, none, step=0)
+    )
+    assert not np.array_equal(inside, outside)
 
 
 def test_comparison_has_a_panel_for_each_gaze_step(image, record, prediction, vocabulary, gaze):
