@@ -4,14 +4,11 @@ import numpy as np
 import pytest
 import torch
 from arrays import from_array, garbage, to_array
+from tolerances import MATRIX
 
 from ggnet import reference
 
-# Largest error over the larger of the exact value and the RMS of all exact values. The inputs are
-# rounded to the type before both computations, so what remains is the rounding of samples and of
-# the output to the type's mantissa of 10, 7, 10 and 23 bits, summed over C*K terms.
-TOLERANCE = {"float16": 6e-3, "bfloat16": 5e-2, "tf32": 1e-2, "float32": 2e-5, "tf32x3": 2e-5}
-MATHS = list(TOLERANCE)
+MATHS = list(MATRIX)
 
 # batch, channels, height, width, outputs, kernel, (stride, pad, dilation), spread of the offsets
 CASES = {
@@ -124,7 +121,7 @@ def test_forward_equals_reference(simt, case, math):
             bias=to_array(problem.bias, dtype_of(math)), out=out, relu=problem.relu,
         )  # fmt: skip
         outputs.append(out)
-        assert worst(from_array(out, dtype_of(math)).permute(0, 3, 1, 2), exact) < TOLERANCE[math]
+        assert worst(from_array(out, dtype_of(math)).permute(0, 3, 1, 2), exact) < MATRIX[math]
     # No sum depends on the order of threads or on when copies land.
     assert all(np.array_equal(out, outputs[0]) for out in outputs)
 
@@ -158,7 +155,7 @@ def test_backward_equals_reference(simt, case, math, deterministic):
             (features, offset, logits, weight, bias),
             strict=True,
         ):
-            assert worst(tensor, exact) < 2 * TOLERANCE[math], name
+            assert worst(tensor, exact) < 2 * MATRIX[math], name
     if deterministic:
         for got in results:
             assert all(np.array_equal(a, b) for a, b in zip(got, results[0], strict=True))
@@ -176,7 +173,7 @@ def test_devices_with_less_shared_memory_get_smaller_tiles(simt, math, limit):
     simt.actpoint_forward(
         **problem.inputs(), weight=weight, bias=to_array(problem.bias, dtype), out=out, relu=False
     )
-    assert worst(from_array(out, dtype).permute(0, 3, 1, 2), exact) < TOLERANCE[math]
+    assert worst(from_array(out, dtype).permute(0, 3, 1, 2), exact) < MATRIX[math]
     grads = [problem.empty(t) for t in (features.permute(0, 2, 3, 1), problem.offset)]
     grad_mask = problem.empty(problem.logits)
     simt.actpoint_backward(
@@ -185,7 +182,7 @@ def test_devices_with_less_shared_memory_get_smaller_tiles(simt, math, limit):
         deterministic=False,
     )  # fmt: skip
     got = from_array(grads[0], dtype).permute(0, 3, 1, 2)
-    assert worst(got, features) < TOLERANCE[math]
+    assert worst(got, features) < MATRIX[math]
 
 
 def results(simt, problem, math):
@@ -281,7 +278,7 @@ def test_infinity_and_nan_are_those_of_float32(simt, case):
             assert torch.equal(got.isposinf(), expected.isposinf()), (place, name)
             assert torch.equal(got.isneginf(), expected.isneginf()), (place, name)
             finite = expected.isfinite()
-            assert worst(got[finite], expected[finite]) < TOLERANCE["tf32x3"], (place, name)
+            assert worst(got[finite], expected[finite]) < MATRIX["tf32x3"], (place, name)
 
 
 def test_the_largest_floats_stay_finite(simt):
@@ -296,7 +293,7 @@ def test_the_largest_floats_stay_finite(simt):
     for name, got in results(simt, problem, "tf32x3").items():
         assert got.isfinite().all(), name
         if name == "out":
-            assert worst(got, exact) < TOLERANCE["tf32x3"]
+            assert worst(got, exact) < MATRIX["tf32x3"]
 
 
 def test_nan_offset_is_outside(simt):
@@ -310,7 +307,7 @@ def test_nan_offset_is_outside(simt):
         **problem.inputs(), weight=to_array(problem.weight, "float32"),
         bias=to_array(problem.bias, "float32"), out=out, relu=False,
     )  # fmt: skip
-    assert worst(from_array(out, "float32").permute(0, 3, 1, 2), exact) < TOLERANCE["float32"]
+    assert worst(from_array(out, "float32").permute(0, 3, 1, 2), exact) < MATRIX["float32"]
 
 
 def test_gathers_each_sample_once_at_full_width(simt):
