@@ -19,7 +19,9 @@ def add_commands(parser: argparse.ArgumentParser, package: str, names: Sequence[
         module = import_module(f"{package}.{name}")
         summary = module.SUMMARY
         command = commands.add_parser(
-            name.rstrip("_"), help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+            name.rstrip("_").replace("_", "-"),
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
         )
         module.add_arguments(command)
         if hasattr(module, "run"):  # a group of commands has none
