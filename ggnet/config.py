@@ -113,7 +113,7 @@ class DataConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """Optimization, precision, bookkeeping."""
+    """Optimization, precision, bookkeeping; null is off."""
 
     init: str | None = Field(
         None, description="weights to start from: a file of `ggnet import` or a checkpoint"
@@ -169,7 +169,7 @@ class ScenesConfig(_Section):
 
 
 class Config(_Section):
-    """The whole configuration. `null` turns a setting off."""
+    """The whole configuration."""
 
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()

@@ -124,7 +124,7 @@ _UNUSED = {
 
 
 @dataclass(frozen=True)
-class Source:
+class PublishedNetwork:
     """A published network: how to know it, and how its keys are renamed."""
 
     title: str
@@ -138,34 +138,36 @@ class Source:
 
 _PPDM = {"aggregation": "interaction", "gaze_steps": 0, "apm": False}
 _DETECTION = r"^(backbone|heads\.\d\.(heatmap|size|center_frac))\."
-SOURCES = (
-    Source(
+PUBLISHED = (
+    PublishedNetwork(
         "GGNet, hourglass-104, two gaze steps",
         "refine_dcn2.0.weight",
         _TWO_STEPS,
         {"backbone": "hourglass104", "gaze_steps": 2},
     ),
-    Source(
+    PublishedNetwork(
         "GGNet, hourglass-104, one gaze step",
         "refine_dcn.0.weight",
         _ONE_STEP,
         {"backbone": "hourglass104", "gaze_steps": 1},
     ),
-    Source(
+    PublishedNetwork(
         "PPDM, hourglass-104",
         "hm_rel.0.0.conv.weight",
         _HOURGLASS,
         {"backbone": "hourglass104", **_PPDM},
     ),
-    Source(
+    PublishedNetwork(
         "CenterNet detection, hourglass-104",
         "kps.0.up1.0.conv1.weight",
         _HOURGLASS,
         {"backbone": "hourglass104"},
         covers=_DETECTION,
     ),
-    Source("PPDM, DLA-34", "hm_rel.0.weight", _DLA, {"backbone": "dla34", **_PPDM}, _UNUSED),
-    Source(
+    PublishedNetwork(
+        "PPDM, DLA-34", "hm_rel.0.weight", _DLA, {"backbone": "dla34", **_PPDM}, _UNUSED
+    ),
+    PublishedNetwork(
         "CenterNet detection, DLA-34",
         "dla_up.ida_0.proj_1.conv.weight",
         _DLA,
@@ -173,7 +175,7 @@ SOURCES = (
         _UNUSED,
         covers=_DETECTION,
     ),
-    Source(
+    PublishedNetwork(
         "DLA-34, ImageNet",
         "base_layer.0.weight",
         _IMAGENET,
@@ -189,7 +191,7 @@ SOURCES = (
 class Imported:
     """Published weights under this package's names."""
 
-    source: Source
+    source: PublishedNetwork
     model: ModelConfig
     num_objects: int | None  # None: the file has no detection head
     num_verbs: int | None  # None: the weights are for initialization only
@@ -205,7 +207,7 @@ def import_weights(published: Mapping[str, Tensor], origin: str) -> Imported:
         origin: the file, for messages.
 
     Raises:
-        UserError: none of SOURCES; keys that are unknown or missing; a shape that does not fit.
+        UserError: none of PUBLISHED; keys that are unknown or missing; a shape that does not fit.
     """
     source = _recognize(published, origin)
     origins, dropped = rename(published, source)
@@ -222,7 +224,7 @@ def import_weights(published: Mapping[str, Tensor], origin: str) -> Imported:
     return Imported(source, model, objects, verbs, state, dropped)
 
 
-def rename(keys: Iterable[str], source: Source) -> tuple[dict[str, str], dict[str, str]]:
+def rename(keys: Iterable[str], source: PublishedNetwork) -> tuple[dict[str, str], dict[str, str]]:
     """Our name -> published key, and published key -> reason for those that are left out.
 
     Raises:
@@ -244,15 +246,15 @@ def rename(keys: Iterable[str], source: Source) -> tuple[dict[str, str], dict[st
     return origins, dropped
 
 
-def _recognize(published: Mapping[str, Tensor], origin: str) -> Source:
-    source = next((source for source in SOURCES if source.mark in published), None)
+def _recognize(published: Mapping[str, Tensor], origin: str) -> PublishedNetwork:
+    source = next((source for source in PUBLISHED if source.mark in published), None)
     if "deconv_layers.0.weight" in published:
         raise UserError(
             f"{origin} holds a network on ResNet with deconvolutions (CenterNet, PPDM); this "
             "package has no such backbone. Use the weights on DLA-34 or the hourglass"
         )
     if source is None:
-        known = "\n".join(f"  {source.title}" for source in SOURCES)
+        known = "\n".join(f"  {source.title}" for source in PUBLISHED)
         first = ", ".join(list(published)[:3])
         raise UserError(f"{origin} has keys such as {first}; expected one of:\n{known}")
     return source
@@ -281,7 +283,7 @@ def _is_counter(name: str) -> bool:
 def _check_names(
     expected: Mapping[str, Tensor],
     origins: Mapping[str, str],
-    source: Source,
+    source: PublishedNetwork,
     origin: str,
 ) -> None:
     problems = []
@@ -298,7 +300,7 @@ def _check_shapes(
     state: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
     origins: Mapping[str, str],
-    source: Source,
+    source: PublishedNetwork,
     origin: str,
 ) -> None:
     wrong = [

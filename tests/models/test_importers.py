@@ -8,7 +8,7 @@ import torch
 
 from ggnet.errors import UserError
 from ggnet.models import GGNet, HourglassNet, build_model
-from ggnet.models.importers import SOURCES, import_weights, rename
+from ggnet.models.importers import PUBLISHED, import_weights, rename
 
 DETECTION = {"hm": 80, "wh": 2, "reg": 2}
 OURS = {
@@ -89,7 +89,7 @@ def test_hourglass_outputs_are_the_original_ones(gaze):
     channels, blocks, verbs = (16, 16, 24, 32), (2, 1, 2, 3), 5
     shapes = published.hourglass(heads(verbs, gaze > 0) | {"hm": 4}, gaze, channels, blocks)
     weights = published.fill(shapes)
-    source = next(source for source in SOURCES if source.mark in weights)
+    source = next(source for source in PUBLISHED if source.mark in weights)
     origins, _ = rename(weights, source)
     model = GGNet(
         HourglassNet(channels, blocks, stacks=2),
