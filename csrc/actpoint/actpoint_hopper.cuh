@@ -2,12 +2,11 @@
 // weights, and the gather of a lane's samples. 16-bit storage types only; see
 // actpoint_kernels.cuh for placements and interpolation.
 //
-// A block has two warpgroups and 128 output pixels, 8 x 16 of one image, so that neighbors share
-// the features that they read in L1. A warpgroup multiplies 64 of them by wgmma, whose first operand
-// is in registers: a lane gathers, interpolates and multiplies without samples ever touching shared
-// memory. A product's reduction may run in any order as long as both operands agree, so the packed
-// weights have an order in which what a lane needs of a pixel are whole chunks of 16 bytes; and an
-// order of rows in which a lane's accumulators are runs of eight.
+// A tile is 128 output pixels, 8 x 16 of one image, so that neighbors share the features that they
+// read in L1; a warpgroup multiplies 64 of them. A product's columns may come in any order as long as
+// the packed weights agree: theirs makes a lane's accumulators runs of eight. Where the first operand
+// is in registers the same holds for the reduction: what a lane needs of a pixel are then whole
+// chunks of 16 bytes.
 #pragma once
 
 #include "actpoint/actpoint_backward_kernels.cuh"
@@ -15,10 +14,13 @@
 
 namespace ggnet::deform::hopper {
 
-constexpr int kBlock = 2 * kWarpgroup;  // threads
+constexpr int kBlock = 2 * kWarpgroup;  // threads; of one role, where a block has two
+constexpr int kThreadsOfRoles = 2 * kBlock;  // consumers first, then producers
+constexpr int kConsumerRegisters = 160, kProducerRegisters = 96;
 constexpr int kTileHeight = 8, kTileWidth = 16, kTile = kTileHeight * kTileWidth;  // pixels
 constexpr int kPanel = 64;       // elements of a row of 128 bytes: the channels of a step
 constexpr int kPanelBytes = 128;  // of a row
+constexpr int kPanelChunks = kPanelBytes / 16;
 
 // The element that position q (0..63) of a packed row's reduction holds, and the one that packed row
 // n stands for.
@@ -53,7 +55,8 @@ __device__ __forceinline__ long long row_of(const DeformShape& s, const Cell& ce
 
 // weight [O, C, K] -> packed [slices of 64 channels, K, rows, 64], rows of 128 bytes swizzled.
 // Forward: a row is an output, the reduction runs over the slice's channels. Backward: rows are 64
-// channels of a slice for each panel of 64 outputs, the reduction runs over the panel's outputs.
+// channels of a slice for each panel of 64 outputs, the reduction runs over the panel's outputs in the
+// order of an operand in registers.
 // Zeros in the padding. A thread has an element of every point.
 template <class T, bool kBackward>
 __global__ void __launch_bounds__(kBlock)
@@ -63,7 +66,7 @@ __global__ void __launch_bounds__(kBlock)
   if (slice * kPanel >= channels) return;
   const int o = kBackward ? row / kPanel * kPanel + element_of_position(q) : element_of_row(row);
   const int c =
-      slice * kPanel + (kBackward ? element_of_row(row % kPanel) : element_of_position(q));
+      slice * kPanel + (kBackward ? element_of_row(row % kPanel) : q);
   const bool inside = o < outputs && c < channels;
   const T* source = weight + (static_cast<long long>(o) * channels + c) * points;
   T* target = packed + static_cast<long long>(slice) * points * rows * kPanel +
@@ -95,7 +98,7 @@ inline bool can(const DeformShape& s, const void* features) {
   return s.channels % 8 == 0 && s.outputs % 8 == 0 && s.channels >= kPanel && aligned16(features);
 }
 
-// A stack of stages that bulk copies fill and both warpgroups read.
+// The stages of a pipeline in turn.
 struct Ring {
   int stages, stage = 0, parity = 0;
 
@@ -107,5 +110,45 @@ struct Ring {
     }
   }
 };
+
+// Of a block with roles: a stage is full when a bulk copy, or whoever fills in its place, and every
+// producer's warp say so; empty when every consumer's warp does. One thread executes it.
+__device__ __forceinline__ void init_stages(uint64_t* full, uint64_t* empty, int stages,
+                                            bool bulk = true) {
+  for (int i = 0; i < stages; ++i) {
+    mbarrier_init(full + i, kBlock / 32 + bulk);
+    mbarrier_init(empty + i, kBlock / 32);
+  }
+  mbarrier_init_fence();
+}
+// A producer's warp has written its part of a stage.
+__device__ __forceinline__ void filled(uint64_t* full) {
+  fence_async_shared();
+  __syncwarp();
+  if ((threadIdx.x & 31) == 0) mbarrier_arrive(full);
+}
+
+// Samples at channel c of kCount pixels, kStride placements apart, into rows of 128 bytes that lie
+// kRows apart, a multiple of eight: all have the swizzle of `target`, the first's slot.
+template <class T, int kCount, int kStride, int kRows>
+__device__ __forceinline__ void gather(const T* features, const Placement* placements,
+                                       const DeformShape& s, int c, unsigned char* target) {
+  static_assert(kRows % 8 == 0);
+  constexpr int kAtOnce = 2;  // whose corners are in registers
+#pragma unroll
+  for (int i = 0; i < kCount; i += kAtOnce) {
+    Placement at[kAtOnce];
+    Vec16 corners[kAtOnce][4];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      at[j] = placements[(i + j) * kStride];
+      load_corners<T, true>(corners[j], features, at[j], s, c);
+    }
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j)
+      store16(target + (i + j) * kRows * kPanelBytes,
+              interpolate<T, Math::kHalf>(corners[j], at[j]));
+  }
+}
 
 }  // namespace ggnet::deform::hopper

@@ -16,7 +16,7 @@
 namespace ggnet::deform::hopper {
 
 constexpr int kWindowHeight = 19, kWindowWidth = 28, kWindow = kWindowHeight * kWindowWidth;
-constexpr int kSpareCells = 4;          // one a corner: what has no cell in the window goes there
+constexpr int kSpareCells = 4;          // what has no cell in the window goes there
 constexpr int kColumnPitch = kTile + 4;  // floats
 constexpr int kRingStages = 3;
 constexpr int kBatch = 4;  // pixels whose sums are under way at once
@@ -28,7 +28,7 @@ __host__ __device__ constexpr int stage_outputs() {
 }
 
 // Shared memory: stages of weights; the window; grad_columns, channel by channel; shares and cells
-// of four corners, two steps; placements; overlaps, two steps; barriers.
+// of four corners, two steps; placements; which pixels are special, two steps; barriers.
 template <int kOutputs>
 __host__ __device__ constexpr int backward_bytes() {
   return kRingStages * stage_outputs<kOutputs>() * kPanelBytes +
@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(kBlock, 1) backward_kernel(DeformBackwardParam
   float* shares = columns + kPanel * kColumnPitch;
   int* cells = reinterpret_cast<int*>(shares + 2 * 4 * kTile);
   Placement* placements = reinterpret_cast<Placement*>(cells + 2 * 4 * kTile);
-  unsigned* overlaps = reinterpret_cast<unsigned*>(placements + kTile);
-  uint64_t* full = reinterpret_cast<uint64_t*>(overlaps + 2 * (kTile / 32));
+  unsigned* specials = reinterpret_cast<unsigned*>(placements + kTile);
+  uint64_t* full = reinterpret_cast<uint64_t*>(specials + 2 * (kTile / 32));
   uint64_t* empty = full + kRingStages;
 
   const DeformForwardParams& f = p.forward;
@@ -163,39 +163,49 @@ __global__ void __launch_bounds__(kBlock, 1) backward_kernel(DeformBackwardParam
     }
   }
 
-  // The features' gradient from the columns of a step: `from` to `to`, batches of kBatch pixels.
+  // The features' gradient from the columns of a step: `from` to `to`, groups of eight batches.
   const int corner = lane >> 3, channel = warp * 8 + (lane & 7);
   auto scatter = [&](int number, int slice, int from, int to) {
     const float* share_of = shares + ((number & 1) * 4 + corner) * kTile;
     const int* cell_of_corner = cells + ((number & 1) * 4 + corner) * kTile;
-    const int spare = (kWindow + corner) * kPanel;
-    const int element = slice * kPanel + channel;
-    for (int b = from; b < to; ++b) {
-      float column[kBatch], share[kBatch], value[kBatch];
-      int slot[kBatch];
+    float column[kBatch], share[kBatch];
+    Vec16 slots;
+    auto read = [&](int b) {
       load4(column, columns + column_slot(channel, b * kBatch));
       load4(share, share_of + b * kBatch);
-      const Vec16 place = load16(cell_of_corner + b * kBatch);
-      const bool meet = overlaps[(number & 1) * (kTile / 32) + b / 8] >> b % 8 * kBatch & 15;
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        const int cell = static_cast<int>(place.word[i]);
-        column[i] *= share[i];
-        if (cell < 0 && element < s.channels) sums.add(~cell * s.channels + element, column[i]);
-        slot[i] = (cell < 0 ? spare : cell) ^ channel;
-      }
-      if (meet) {  // pixels of the batch share a cell
+      slots = load16(cell_of_corner + b * kBatch);
+    };
+    read(from * 8);
+    for (int group = from; group < to; ++group) {
+      unsigned special = specials[(number & 1) * (kTile / 32) + group];
+#pragma unroll 2
+      for (int b = group * 8; b < group * 8 + 8; ++b, special >>= kBatch) {
+        float part[kBatch];
+        int slot[kBatch];
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
-          window[slot[i]] += column[i];
+          part[i] = column[i] * share[i];
+          slot[i] = static_cast<int>(slots.word[i]);
+        }
+        if (b + 1 < to * 8) read(b + 1);
+        if (special & ((1 << kBatch) - 1)) {
+          const int element = slice * kPanel + channel;
+#pragma unroll
+          for (int i = 0; i < kBatch; ++i) {
+            if (slot[i] >= 0)
+              window[slot[i] ^ channel] += part[i];
+            else if (element < s.channels)
+              sums.add(~slot[i] * s.channels + element, part[i]);
+            __syncwarp();
+          }
+        } else {
+          float value[kBatch];
+#pragma unroll
+          for (int i = 0; i < kBatch; ++i) value[i] = window[slot[i] ^ channel];
+#pragma unroll
+          for (int i = 0; i < kBatch; ++i) window[slot[i] ^ channel] = value[i] + part[i];
           __syncwarp();
         }
-      } else {
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i) value[i] = window[slot[i]];
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i) window[slot[i]] = value[i] + column[i];
-        __syncwarp();
       }
     }
   };
@@ -245,7 +255,7 @@ __global__ void __launch_bounds__(kBlock, 1) backward_kernel(DeformBackwardParam
             part + i > 0);
       wgmma_commit();
       used.advance();
-      constexpr int kShare = kTile / kBatch / kParts;
+      constexpr int kShare = kTile / kBatch / 8 / kParts;
       if (want_features && number > 0)
         scatter(number - 1, k == 0 ? slice - 1 : slice, part * kShare, (part + 1) * kShare);
     }
@@ -260,6 +270,7 @@ __global__ void __launch_bounds__(kBlock, 1) backward_kernel(DeformBackwardParam
       const float bottom = at.fy * at.scale, top = at.scale - bottom;
       const float share[4] = {top - top * at.fx, top * at.fx, bottom - bottom * at.fx,
                               bottom * at.fx};
+      bool special = false;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int y = iy + (i >> 1), x = ix + (i & 1);
@@ -268,20 +279,22 @@ __global__ void __launch_bounds__(kBlock, 1) backward_kernel(DeformBackwardParam
         const bool near = wy >= 0 && wy < kWindowHeight && wx >= 0 && wx < kWindowWidth;
         const int target = (number & 1) * 4 * kTile + i * kTile + row;
         shares[target] = exists ? share[i] : 0.0f;
-        cells[target] = !exists ? (kWindow + i) * kPanel
+        // The spare cell keeps the four corners in different banks.
+        cells[target] = !exists ? (kWindow + i) * kPanel + ((wx & 1) + (wy & 1) * 2) * 8
                         : near  ? window_slot(wy, wx)
                                 : ~((tile.batch * s.height + y) * s.width + x);
+        special |= exists && !near;
       }
-      bool meets = false;
 #pragma unroll
       for (int other = 1; other < kBatch; ++other) {
         const int oy = __shfl_xor_sync(0xffffffffu, iy, other);
         const int ox = __shfl_xor_sync(0xffffffffu, ix, other);
         const int exists = __shfl_xor_sync(0xffffffffu, at.corner & 15, other);
-        meets |= exists && (at.corner & 15) && abs(oy - iy) <= 1 && abs(ox - ix) <= 1;
+        special |= exists && (at.corner & 15) && abs(oy - iy) <= 1 && abs(ox - ix) <= 1;
       }
-      const unsigned vote = __ballot_sync(0xffffffffu, meets);
-      if (lane == 0) overlaps[(number & 1) * (kTile / 32) + warp] = vote;
+      // A corner outside the window, or two pixels of a batch at one cell.
+      const unsigned vote = __ballot_sync(0xffffffffu, special);
+      if (lane == 0) specials[(number & 1) * (kTile / 32) + warp] = vote;
     }
     __syncthreads();  // placements are there, columns are free
 
@@ -289,13 +302,17 @@ __global__ void __launch_bounds__(kBlock, 1) backward_kernel(DeformBackwardParam
     float dot[2][4] = {};
     Placement at[2];
     Vec16 corners[2][2][4];
+    // Eight lanes, two pixels, load at once: other halves of a row of 128 bytes, so that their
+    // banks differ.
+    const bool odd = g & 1;
     if (want_points) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         at[h] = placements[warp * 16 + h * 8 + g];
 #pragma unroll
         for (int j = 0; j < 2; ++j)
-          load_corners<T, true>(corners[h][j], features, at[h], s, slice * kPanel + j * 32 + t * 8);
+          load_corners<T, true>(corners[h][j], features, at[h], s,
+                                slice * kPanel + (j ^ static_cast<int>(odd)) * 32 + t * 8);
       }
     }
     wgmma_wait<0>();
@@ -320,15 +337,18 @@ __global__ void __launch_bounds__(kBlock, 1) backward_kernel(DeformBackwardParam
 #pragma unroll
       for (int h = 0; h < 2; ++h)
 #pragma unroll
-        for (int j = 0; j < 2; ++j)
+        for (int i = 0; i < 4; ++i)
 #pragma unroll
-          for (int c = 0; c < 4; ++c)
+          for (int j = 0; j < 2; ++j) {
+            const int mine = j * 16 + i * 4 + h * 2, other = (j ^ 1) * 16 + i * 4 + h * 2;
+            const float first = odd ? sum[other] : sum[mine];
+            const float second = odd ? sum[other + 1] : sum[mine + 1];
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
+            for (int c = 0; c < 4; ++c) {
               const float2 pair = unpack2(corners[h][j][c].word[i], T{});
-              dot[h][c] = fmaf(sum[j * 16 + i * 4 + h * 2], pair.x, dot[h][c]);
-              dot[h][c] = fmaf(sum[j * 16 + i * 4 + h * 2 + 1], pair.y, dot[h][c]);
+              dot[h][c] = fmaf(second, pair.y, fmaf(first, pair.x, dot[h][c]));
             }
+          }
 #pragma unroll
       for (int h = 0; h < 2; ++h)
 #pragma unroll
@@ -376,7 +396,7 @@ __global__ void __launch_bounds__(kBlock, 1) backward_kernel(DeformBackwardParam
     }
   }
   if (want_features && steps > 0) {
-    scatter(steps - 1, slices - 1, 0, kTile / kBatch);
+    scatter(steps - 1, slices - 1, 0, kTile / kBatch / 8);
     flush(slices - 1);
   }
 #endif

@@ -2,39 +2,43 @@
 //
 // grad_weight[o, c, k] = sum_p grad_out[p, o] * sample[p, k, c]: a block owns a point and 128
 // channels for all outputs, so that every sample is gathered once, and a share of the pixels, whose
-// partial sums reduce_weight adds in a fixed order. Both operands lie in shared memory as the pixels
-// bring them, outputs or channels adjacent; while products read a stage, the other is filled.
+// partial sums reduce_weight adds in a fixed order. A step is 64 pixels. Two warpgroups bring their
+// output gradient and samples into a stage of shared memory, outputs and channels adjacent; two
+// multiply, half of the outputs each.
 #pragma once
 
 #include "actpoint/actpoint_hopper.cuh"
 
 namespace ggnet::deform::hopper {
 
-constexpr int kStepPixels = 64;   // of the reduction
+constexpr int kStepPixels = 64;
 constexpr int kGradChannels = 128;  // of a block
-constexpr int kGradStages = 2;
-constexpr int kPanelStep = kStepPixels * kPanelBytes;        // bytes of a panel of 64 elements
-constexpr int kPlacedSteps = kBlock / kStepPixels;           // at a time: a thread places one point
-constexpr int kPixelChunks = kGradChannels * 2 / 16;         // of a pixel's samples
-constexpr int kSamplesOfThread = kStepPixels * kPixelChunks / kBlock;
+constexpr int kGradStages = 4;
+constexpr int kPanelStep = kStepPixels * kPanelBytes;       // bytes of a panel of 64 elements
+constexpr int kProducerWarps = kBlock / 32;
+constexpr int kWarpPixels = kStepPixels / kProducerWarps;   // of a step, brought by a warp
+constexpr int kPlacedSteps = 32 / kWarpPixels;              // at a time: a lane places one point
 
+// Shared memory: stages of gradient and samples, placements and pixels of each producing warp,
+// barriers.
 template <int kOutputs>
 __host__ __device__ constexpr int weight_grad_bytes() {
   return kGradStages * (kOutputs + kGradChannels) / kPanel * kPanelStep +
-         2 * kBlock * static_cast<int>(sizeof(Placement));
+         kBlock * (static_cast<int>(sizeof(Placement)) + 4) + 2 * kGradStages * 8;
 }
 
 // Grid: (points * tiles of channels, tiles of outputs, splits).
 template <class T, int kOutputs>
-__global__ void __launch_bounds__(kBlock, 1) weight_grad_kernel(DeformWeightGradParams p) {
+__global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformWeightGradParams p) {
 #if defined(GGNET_HOPPER) || !defined(__CUDACC__)
   GGNET_DYNAMIC_SHARED(shared);
-  constexpr int kGradientStage = kOutputs / kPanel * kPanelStep;
-  constexpr int kSampleStage = kGradChannels / kPanel * kPanelStep;
+  constexpr int kGradientBytes = kOutputs / kPanel * kPanelStep;
+  constexpr int kStageBytes = kGradientBytes + kGradChannels / kPanel * kPanelStep;
   constexpr int kBlocksM = kOutputs / 2 / 64;  // 64 outputs each, of a warpgroup
-  unsigned char* gradients = shared;
-  unsigned char* samples = gradients + kGradStages * kGradientStage;
-  Placement* placements = reinterpret_cast<Placement*>(samples + kGradStages * kSampleStage);
+  Placement* placements = reinterpret_cast<Placement*>(shared + kGradStages * kStageBytes);
+  int* rows = reinterpret_cast<int*>(placements + kBlock);
+  uint64_t* full = reinterpret_cast<uint64_t*>(rows + kBlock);
+  uint64_t* empty = full + kGradStages;
 
   const DeformForwardParams& f = p.forward;
   const DeformShape& s = f.shape;
@@ -42,122 +46,147 @@ __global__ void __launch_bounds__(kBlock, 1) weight_grad_kernel(DeformWeightGrad
   const int first_channel = blockIdx.x / points * kGradChannels;
   const int first_output = blockIdx.y * kOutputs;
   const int pixels = s.batch * s.out_height * s.out_width;
-  const int tiles = (pixels + kStepPixels - 1) / kStepPixels;
-  const int per_split = (tiles + p.splits - 1) / p.splits;
+  const int all_steps = (pixels + kStepPixels - 1) / kStepPixels;
+  const int per_split = (all_steps + p.splits - 1) / p.splits;
   const int begin = blockIdx.z * per_split;
-  const int steps = (begin + per_split < tiles ? begin + per_split : tiles) - begin;
+  const int steps = (begin + per_split < all_steps ? begin + per_split : all_steps) - begin;
+  const int lane = threadIdx.x & 31;
 
-  // The pixels of kPlacedSteps steps, `done` after the block's first; the group before stays.
-  auto place_group = [&](int done) {
-    const int pixel = (begin + done) * kStepPixels + threadIdx.x;
-    placements[(done / kPlacedSteps & 1) * kBlock + threadIdx.x] =
-        pixel < pixels ? place<T>(f, cell_in_bands(s, pixel), k) : Placement{};
-  };
-  auto fetch_gradient = [&](int done, int stage) {
-    if (done < steps) {
-      constexpr int kChunksOfPixel = kOutputs / 8;
-      unsigned char* target = gradients + stage * kGradientStage;
+  if (threadIdx.x == 0) init_stages(full, empty, kGradStages, false);
+  __syncthreads();
+
+  Ring ring(kGradStages);
+  if (threadIdx.x >= kBlock) {
+    give_registers<kProducerRegisters>();
+    const int warp = (threadIdx.x - kBlock) / 32;
+    Placement* my_placements = placements + warp * 32;
+    int* my_rows = rows + warp * 32;
+    // A warp's pixels of a step are warp, warp + 8, ...: rows of a stage with one swizzle. A lane
+    // places one of kPlacedSteps steps; it reads the next one's point in advance.
+    auto pixel_of = [&](int step) {
+      return (begin + step + lane / kWarpPixels) * kStepPixels + lane % kWarpPixels * kProducerWarps +
+             warp;
+    };
+    auto read = [&](int step) {
+      const int pixel = pixel_of(step);
+      return pixel < pixels ? read_point<T>(f, cell_in_bands(s, pixel), k) : RawPoint<T>{};
+    };
+    RawPoint<T> raw = read(0);
+    const T* features = static_cast<const T*>(f.features);
+    const T* grad_out = static_cast<const T*>(p.grad_out);
+    for (int step = 0; step < steps; ++step) {
+      const int placed = step % kPlacedSteps * kWarpPixels;
+      if (placed == 0) {
+        const int pixel = pixel_of(step);
+        __syncwarp();
+        Placement at{};
+        int row = -1, iy, ix;
+        if (pixel < pixels) {
+          const Cell cell = cell_in_bands(s, pixel);
+          at = place<T>(f, cell, k, raw, iy, ix);
+          row = static_cast<int>(row_of(s, cell));
+        }
+        my_placements[lane] = at;
+        my_rows[lane] = row;
+        raw = read(step + kPlacedSteps);
+        __syncwarp();
+      }
+      unsigned char* stage = shared + ring.stage * kStageBytes;
+      if (step >= kGradStages) mbarrier_wait(empty + ring.stage, ring.parity ^ 1);
+
+      constexpr int kChunks = kOutputs / 8, kLanes = kChunks < 32 ? kChunks : 32;
 #pragma unroll
-      for (int i = threadIdx.x; i < kStepPixels * kChunksOfPixel; i += kBlock) {
-        const int row = i / kChunksOfPixel, chunk = i % kChunksOfPixel;
-        const int pixel = (begin + done) * kStepPixels + row, o = first_output + chunk * 8;
-        const bool inside = pixel < pixels && o < s.outputs;
-        const T* from = static_cast<const T*>(p.grad_out);
-        if (inside) from += deform::row_of(s, pixel) * s.outputs + o;
-        cp_async16(target + chunk / 8 * kPanelStep + hopper_slot(row, chunk % 8), from,
+      for (int i = 0; i < kWarpPixels * kChunks / 32; ++i) {
+        const int pixel = i * (32 / kLanes) + lane / kLanes, chunk = lane % kLanes;
+        const int row = my_rows[placed + pixel], o = first_output + chunk * 8;
+        const bool inside = row >= 0 && o < s.outputs;
+        cp_async16(stage + chunk / 8 * kPanelStep +
+                       hopper_slot(warp + pixel * kProducerWarps, chunk % 8),
+                   grad_out + (inside ? static_cast<long long>(row) * s.outputs + o : 0),
                    inside ? 16 : 0);
       }
+      cp_async_commit();
+      constexpr int kSampleLanes = kGradChannels / 8;
+      const int chunk = lane % kSampleLanes, first = lane / kSampleLanes;
+      constexpr int kAtOnce = 32 / kSampleLanes;  // pixels of the warp
+      gather<T, kWarpPixels / kAtOnce, kAtOnce, kAtOnce * kProducerWarps>(
+          features, my_placements + placed + first, s, first_channel + chunk * 8,
+          stage + kGradientBytes + chunk / 8 * kPanelStep +
+              hopper_slot(warp + first * kProducerWarps, chunk % 8));
+      cp_async_wait<0>();
+      filled(full + ring.stage);
+      ring.advance();
     }
-    cp_async_commit();
-  };
-  auto gather = [&](int done, int stage) {
-    const Placement* at = placements + done % (2 * kPlacedSteps) * kStepPixels;
-    const int chunk = threadIdx.x % kPixelChunks;
-    unsigned char* target = samples + stage * kSampleStage + chunk / 8 * kPanelStep;
+  } else {
+    take_registers<kConsumerRegisters>();
+    const int warpgroup = threadIdx.x / kWarpgroup;
+    float sum[kBlocksM][kGradChannels / 2];
 #pragma unroll
-    for (int i = 0; i < kSamplesOfThread; ++i) {
-      const int row = threadIdx.x / kPixelChunks + i * (kBlock / kPixelChunks);
-      Vec16 corners[4];
-      load_corners<T, true>(corners, static_cast<const T*>(f.features), at[row], s,
-                            first_channel + chunk * 8);
-      store16(target + hopper_slot(row, chunk % 8), interpolate<T, Math::kHalf>(corners, at[row]));
-    }
-  };
-
-  float sum[kBlocksM][kGradChannels / 2];
+    for (int m = 0; m < kBlocksM; ++m)
 #pragma unroll
-  for (int m = 0; m < kBlocksM; ++m)
+      for (int i = 0; i < kGradChannels / 2; ++i) sum[m][i] = 0.0f;
+    int released = 0;
+    for (int step = 0; step < steps; ++step) {
+      mbarrier_wait(full + ring.stage, ring.parity);
+      const unsigned char* stage = shared + ring.stage * kStageBytes;
+      const uint64_t gradient =
+          matrix_descriptor(stage + warpgroup * kBlocksM * kPanelStep, 8 * kPanelBytes, kPanelStep);
+      const uint64_t samples =
+          matrix_descriptor(stage + kGradientBytes, 8 * kPanelBytes, kPanelStep);
+      wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < kGradChannels / 2; ++i) sum[m][i] = 0.0f;
-
-  const int warpgroup = threadIdx.x / kWarpgroup;
-  fetch_gradient(0, 0);
-  place_group(0);
-  __syncthreads();
-  gather(0, 0);
-  int stage = 0;
-#pragma unroll 1
-  for (int done = 0; done < steps; ++done) {
-    cp_async_wait<0>();
-    fence_async_shared();
-    __syncthreads();
-    const uint64_t gradient =
-        matrix_descriptor(gradients + stage * kGradientStage + warpgroup * kBlocksM * kPanelStep,
-                          8 * kPanelBytes, kPanelStep);
-    const uint64_t sample =
-        matrix_descriptor(samples + stage * kSampleStage, 8 * kPanelBytes, kPanelStep);
-    wgmma_fence();
+      for (int i = 0; i < kStepPixels / 16; ++i)
 #pragma unroll
-    for (int i = 0; i < kStepPixels / 16; ++i)
-#pragma unroll
-      for (int m = 0; m < kBlocksM; ++m)
-        Wgmma<kGradChannels, T>::columns(
-            sum[m], hopper_advance(gradient, m * kPanelStep + i * 16 * kPanelBytes),
-            hopper_advance(sample, i * 16 * kPanelBytes), true);
-    wgmma_commit();
-    // The other stage was read by the products of the step before, which ended before the barrier.
-    stage ^= 1;
-    fetch_gradient(done + 1, stage);
-    if (done % kPlacedSteps == 0) place_group(done + kPlacedSteps);
-    gather(done + 1, stage);
-    wgmma_wait<0>();
-  }
-
-  float* partial =
-      p.partial + (static_cast<long long>(blockIdx.z) * points + k) * s.outputs * s.channels;
-  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32 % 4;
-#pragma unroll
-  for (int m = 0; m < kBlocksM; ++m)
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int o =
-          first_output + (warpgroup * kBlocksM + m) * 64 + warp * 16 + h * 8 + (lane >> 2);
-      if (o >= s.outputs) continue;
-      float* row = partial + static_cast<long long>(o) * s.channels;
-#pragma unroll
-      for (int j = 0; j < kGradChannels / 8; ++j) {
-        const int c = first_channel + j * 8 + (lane & 3) * 2;
-        if (c < s.channels)
-          *reinterpret_cast<float2*>(row + c) =
-              make_float2(sum[m][4 * j + 2 * h], sum[m][4 * j + 2 * h + 1]);
+        for (int m = 0; m < kBlocksM; ++m)
+          Wgmma<kGradChannels, T>::shared_columns(
+              sum[m], hopper_advance(gradient, m * kPanelStep + i * 16 * kPanelBytes),
+              hopper_advance(samples, i * 16 * kPanelBytes), true);
+      wgmma_commit();
+      wgmma_wait<1>();  // the step before is done with its stage
+      if (step > 0) {
+        if (lane == 0) mbarrier_arrive(empty + released);
+        released = released + 1 == kGradStages ? 0 : released + 1;
       }
+      ring.advance();
     }
+    wgmma_wait<0>();
+
+    float* partial =
+        p.partial + (static_cast<long long>(blockIdx.z) * points + k) * s.outputs * s.channels;
+    const int warp = threadIdx.x / 32 % 4;
+#pragma unroll
+    for (int m = 0; m < kBlocksM; ++m)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int o =
+            first_output + (warpgroup * kBlocksM + m) * 64 + warp * 16 + h * 8 + (lane >> 2);
+        if (o >= s.outputs) continue;
+        float* row = partial + static_cast<long long>(o) * s.channels;
+#pragma unroll
+        for (int j = 0; j < kGradChannels / 8; ++j) {
+          const int c = first_channel + j * 8 + (lane & 3) * 2;
+          if (c < s.channels)
+            *reinterpret_cast<float2*>(row + c) =
+                make_float2(sum[m][4 * j + 2 * h], sum[m][4 * j + 2 * h + 1]);
+        }
+      }
+  }
 #endif
 }
 
 inline bool can_weight_grad(const DeformWeightGradParams& p) {
   const DeformShape& s = p.forward.shape;
   return can(s, p.forward.features) && aligned16(p.grad_out) && s.channels >= kGradChannels &&
-         s.outputs >= 128;
+         s.outputs >= 128 && weight_grad_bytes<256>() <= shared_memory_limit();
 }
 
 // Blocks that share the pixels: enough to fill a large device, the same on every device.
 inline int weight_grad_splits(const DeformShape& s) {
   constexpr int kBlocks = 8 * 132;
   const int blocks = s.kernel_h * s.kernel_w * ((s.channels + kGradChannels - 1) / kGradChannels);
-  const int tiles = (s.batch * s.out_height * s.out_width + kStepPixels - 1) / kStepPixels;
+  const int steps = (s.batch * s.out_height * s.out_width + kStepPixels - 1) / kStepPixels;
   const int wanted = blocks < kBlocks ? kBlocks / blocks : 1;
-  return wanted < tiles ? wanted : tiles > 0 ? tiles : 1;
+  return wanted < steps ? wanted : steps > 0 ? steps : 1;
 }
 
 template <class T>
@@ -168,7 +197,7 @@ void weight_grad(const DeformWeightGradParams& p, void* stream) {
       GGNET_LAUNCH((weight_grad_kernel<T, n()>),
                    dim3(s.kernel_h * s.kernel_w * ((s.channels + kGradChannels - 1) / kGradChannels),
                         (s.outputs + n() - 1) / n(), p.splits),
-                   dim3(kBlock), weight_grad_bytes<n()>(), stream, p);
+                   dim3(kThreadsOfRoles), weight_grad_bytes<n()>(), stream, p);
   });
 }
 

@@ -117,6 +117,21 @@ __device__ __forceinline__ void fence_async_shared() {
 #endif
 }
 
+// Registers of every thread of a warpgroup, a multiple of 8: producers give what consumers take.
+// The block is launched with the mean. All threads of the warpgroup execute it.
+template <int registers>
+__device__ __forceinline__ void give_registers() {
+#if defined(GGNET_HOPPER)
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(registers));
+#endif
+}
+template <int registers>
+__device__ __forceinline__ void take_registers() {
+#if defined(GGNET_HOPPER)
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(registers));
+#endif
+}
+
 // ---- wgmma
 
 // Before the first product of a group, after registers that it uses were written.
@@ -198,66 +213,59 @@ __device__ __forceinline__ uint64_t hopper_advance(uint64_t descriptor, int byte
 template <int N, class T>
 struct Wgmma;
 
-#if defined(__CUDACC__)
 #if defined(GGNET_HOPPER)
-#define GGNET_WGMMA_ROWS(N, n, kOperands, kAdd, kName)                           \
-  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " kAdd                      \
-               ", 0;\n"                                                          \
-               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." kName "." kName \
-               " " GGNET_WGMMA_TEXT_##n kOperands ", add, 1, 1, 0;\n}\n"         \
-               : GGNET_WGMMA_OPERANDS_##n(d)                                     \
+#define GGNET_WGMMA_ROWS(N, n, kOperands, kAdd, kName, kTransposed)                          \
+  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " kAdd ", 0;\n"                         \
+               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." kName "." kName             \
+               " " GGNET_WGMMA_TEXT_##n kOperands ", add, 1, 1, 0;\n}\n"                     \
+               : GGNET_WGMMA_OPERANDS_##n(d)                                                 \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)))
-#define GGNET_WGMMA_COLUMNS(N, n, kOperands, kAdd, kName)                        \
-  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " kAdd                      \
-               ", 0;\n"                                                          \
-               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." kName "." kName \
-               " " GGNET_WGMMA_TEXT_##n kOperands ", add, 1, 1, 1, 1;\n}\n"      \
-               : GGNET_WGMMA_OPERANDS_##n(d)                                     \
+#define GGNET_WGMMA_SHARED(N, n, kOperands, kAdd, kName, kTransposed)                        \
+  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " kAdd ", 0;\n"                         \
+               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." kName "." kName             \
+               " " GGNET_WGMMA_TEXT_##n kOperands ", add, 1, 1, " kTransposed ", " kTransposed \
+               ";\n}\n"                                                                      \
+               : GGNET_WGMMA_OPERANDS_##n(d)                                                 \
                : "l"(a), "l"(b), "r"(static_cast<int>(add)))
 #else
 #define GGNET_WGMMA_ROWS(...)
-#define GGNET_WGMMA_COLUMNS(...)
+#define GGNET_WGMMA_SHARED(...)
 #endif
-#define GGNET_EMULATE_ROWS(N, kDecode)
-#define GGNET_EMULATE_COLUMNS(N, kDecode)
+#if defined(__CUDACC__)
+#define GGNET_EMULATE_WGMMA(...)
 #else
-#define GGNET_WGMMA_ROWS(...)
-#define GGNET_WGMMA_COLUMNS(...)
-#define GGNET_EMULATE_ROWS(N, kDecode) \
-  simt::wgmma(d, N, a, 0, b, false, add, simt::kDecode)
-#define GGNET_EMULATE_COLUMNS(N, kDecode) \
-  simt::wgmma(d, N, nullptr, a, b, true, add, simt::kDecode)
+#define GGNET_EMULATE_WGMMA(...) simt::wgmma(__VA_ARGS__)
 #endif
 // n = N / 2 accumulators; the operands' numbers follow theirs.
-#define GGNET_DEFINE_WGMMA(N, n, kRowOperands, kRowAdd, kColumnOperands, kColumnAdd, T, kName,     \
+#define GGNET_DEFINE_WGMMA(N, n, kRowOperands, kRowAdd, kSharedOperands, kSharedAdd, T, kName,     \
                            kDecode)                                                                \
   template <>                                                                                      \
   struct Wgmma<N, T> {                                                                             \
     /* a in registers, b K-major. */                                                               \
     static __device__ __forceinline__ void rows(float (&d)[n], const uint32_t (&a)[4], uint64_t b, \
                                                 bool add) {                                        \
-      GGNET_WGMMA_ROWS(N, n, kRowOperands, kRowAdd, kName);                                        \
-      GGNET_EMULATE_ROWS(N, kDecode);                                                              \
+      GGNET_WGMMA_ROWS(N, n, kRowOperands, kRowAdd, kName, "0");                                   \
+      GGNET_EMULATE_WGMMA(d, N, a, 0, b, false, add, simt::kDecode);                               \
+    }                                                                                              \
+    /* Both in shared memory, K-major. */                                                          \
+    static __device__ __forceinline__ void shared_rows(float (&d)[n], uint64_t a, uint64_t b,      \
+                                                       bool add) {                                 \
+      GGNET_WGMMA_SHARED(N, n, kSharedOperands, kSharedAdd, kName, "0");                           \
+      GGNET_EMULATE_WGMMA(d, N, nullptr, a, b, false, add, simt::kDecode);                         \
     }                                                                                              \
     /* Both in shared memory, MN-major. */                                                         \
-    static __device__ __forceinline__ void columns(float (&d)[n], uint64_t a, uint64_t b,          \
-                                                   bool add) {                                     \
-      GGNET_WGMMA_COLUMNS(N, n, kColumnOperands, kColumnAdd, kName);                               \
-      GGNET_EMULATE_COLUMNS(N, kDecode);                                                           \
+    static __device__ __forceinline__ void shared_columns(float (&d)[n], uint64_t a, uint64_t b,   \
+                                                          bool add) {                              \
+      GGNET_WGMMA_SHARED(N, n, kSharedOperands, kSharedAdd, kName, "1");                           \
+      GGNET_EMULATE_WGMMA(d, N, nullptr, a, b, true, add, simt::kDecode);                          \
     }                                                                                              \
   };
-GGNET_DEFINE_WGMMA(64, 32, "{%32, %33, %34, %35}, %36", "%37", "%32, %33", "%34", __half, "f16",
-                   decode_half)
-GGNET_DEFINE_WGMMA(64, 32, "{%32, %33, %34, %35}, %36", "%37", "%32, %33", "%34", __nv_bfloat16,
-                   "bf16", decode_bfloat16)
-GGNET_DEFINE_WGMMA(128, 64, "{%64, %65, %66, %67}, %68", "%69", "%64, %65", "%66", __half, "f16",
-                   decode_half)
-GGNET_DEFINE_WGMMA(128, 64, "{%64, %65, %66, %67}, %68", "%69", "%64, %65", "%66", __nv_bfloat16,
-                   "bf16", decode_bfloat16)
-GGNET_DEFINE_WGMMA(256, 128, "{%128, %129, %130, %131}, %132", "%133", "%128, %129", "%130", __half,
-                   "f16", decode_half)
-GGNET_DEFINE_WGMMA(256, 128, "{%128, %129, %130, %131}, %132", "%133", "%128, %129", "%130",
-                   __nv_bfloat16, "bf16", decode_bfloat16)
+GGNET_DEFINE_WGMMA(64, 32, "{%32, %33, %34, %35}, %36", "%37", "%32, %33", "%34", __half, "f16", decode_half)
+GGNET_DEFINE_WGMMA(64, 32, "{%32, %33, %34, %35}, %36", "%37", "%32, %33", "%34", __nv_bfloat16, "bf16", decode_bfloat16)
+GGNET_DEFINE_WGMMA(128, 64, "{%64, %65, %66, %67}, %68", "%69", "%64, %65", "%66", __half, "f16", decode_half)
+GGNET_DEFINE_WGMMA(128, 64, "{%64, %65, %66, %67}, %68", "%69", "%64, %65", "%66", __nv_bfloat16, "bf16", decode_bfloat16)
+GGNET_DEFINE_WGMMA(256, 128, "{%128, %129, %130, %131}, %132", "%133", "%128, %129", "%130", __half, "f16", decode_half)
+GGNET_DEFINE_WGMMA(256, 128, "{%128, %129, %130, %131}, %132", "%133", "%128, %129", "%130", __nv_bfloat16, "bf16", decode_bfloat16)
 #undef GGNET_DEFINE_WGMMA
 
 }  // namespace ggnet
