@@ -8,8 +8,9 @@
 //
 // Checked here: threads of a block waiting at different barriers, warp collectives that name absent
 // lanes, deadlock, shared memory read before it is written (it starts as NaN), more shared memory
-// or threads than a device has. ASan and UBSan builds add out-of-bounds and misaligned accesses;
-// the instrumented build (trace.cpp) adds data races and the counters of memory traffic.
+// or threads than a device has; of Hopper's instructions what hopper.h lists. ASan and UBSan builds
+// add out-of-bounds and misaligned accesses; the instrumented build (trace.cpp) adds data races,
+// missing proxy fences and the counters of memory traffic.
 #pragma once
 
 #include <cuda_bf16.h>

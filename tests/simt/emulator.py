@@ -48,7 +48,8 @@ def cuda_include() -> Path:
 
 
 def sources() -> list[Path]:
-    emulator = [CSRC / f"simt/{name}.cpp" for name in ("module", "simt", "hopper")]
+    names = ("module", "simt", "hopper", "mbarrier", "wgmma")
+    emulator = [CSRC / f"simt/{name}.cpp" for name in names]
     return sorted([*CSRC.glob("*/*_simt.cpp"), *emulator])
 
 

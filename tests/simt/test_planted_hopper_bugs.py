@@ -122,6 +122,15 @@ def test_counters(simt):
         assert counted["async_bytes"] == (2 * size * DEPTH if kernel == "rows" else 0)
 
 
+def test_sums_are_cut_as_on_hardware(simt):
+    """1 + 1.5 * 2^-24 is 1, not the nearest float32."""
+    a, b = np.zeros((DEPTH, 64), np.float16), np.zeros((DEPTH, 64), np.float16)
+    a[0], b[0] = 1, 1
+    a[16], b[16] = 1.5 * 2**-12, 2**-12
+    out = launch(simt, "columns", "", "float16", 64, a, b)
+    assert (out == 1).all()
+
+
 @pytest.mark.parametrize("order", ORDERS, ids=("forward", "reverse", "shuffled"))
 @pytest.mark.parametrize(("kernel", "bug", "says"), FOUND)
 def test_bug_is_found(simt, kernel, bug, says, order):
