@@ -3,6 +3,7 @@
 import os
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from ggnet.engine.checkpoint import (
     BEST,
     FORMAT,
     LAST,
+    SaveSchedule,
     check_same_config,
     find_checkpoint,
     load_checkpoint,
@@ -129,3 +131,22 @@ def test_other_configuration_names_every_key():
     assert "  model.width: 32 in the checkpoint, 48 asked for" in str(error.value)
     assert "data.workers" not in str(error.value)
     check_same_config(Config(), wanted, Path("last.pt"), allowed={"data", "model", "train"})
+
+
+def test_checkpoints_are_due_by_time_or_steps(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("ggnet.engine.checkpoint.time", SimpleNamespace(monotonic=lambda: now[0]))
+    by_time, by_steps, never = (
+        SaveSchedule(2, None),
+        SaveSchedule(None, 3),
+        SaveSchedule(None, None),
+    )
+    for step in range(1, 8):
+        now[0] += 50
+        due = []
+        for schedule in (by_time, by_steps, never):
+            schedule.count()
+            due.append(schedule.due())
+            if due[-1]:
+                schedule.restart()
+        assert due == [step in (3, 6), step in (3, 6), False]  # 150 seconds are the first above 120
