@@ -5,5 +5,5 @@ status or None for success; it raises UserError for what the user can put right.
 their top only what is quick; `run` imports the rest. `COMMANDS` gives the order of the help.
 """
 
-# An underscore at the end is for Python's own words and not part of the name.
+# An underscore at the end is for Python's own words; in a command's name others are hyphens.
 COMMANDS = ("demo", "train", "eval", "predict", "import_", "data", "env")
