@@ -232,7 +232,8 @@ def _decode_image(maps: dict[str, Tensor], valid_pairs: Tensor) -> Triplets:
     )
     found = Triplets(*(value.cpu() for value in found))
     best: dict[tuple, int] = {}
-    keys = zip(*(field[0].tolist() for field in (found.verbs, human, object_)), strict=True)
+    parts = (found.verbs, found.human_index, found.object_index)
+    keys = zip(*(part[0].tolist() for part in parts), strict=True)
     scores = found.scores[0].tolist()
     for index, key in enumerate(keys):
         other = best.setdefault(key, index)
