@@ -54,6 +54,11 @@ class ModelConfig(_Section):
     points_per_step: Literal[9, 25, 49] = Field(25, description="ActPoints a step (Table 2)")
     shared_features: bool = Field(False, description="one feature convolution for all gaze steps")
     apm: bool = Field(True, description="offsets for each verb separately (action-aware matching)")
+    checkpointing: Literal["none", "heads", "all"] = Field(
+        "none",
+        description="what training computes again in the backward pass, to need less memory: the "
+        "same losses and gradients, more time; all: heads and backbone",
+    )
 
     @field_validator("backbone")
     @classmethod

@@ -2,6 +2,7 @@
 
 from ggnet.config import ModelConfig
 from ggnet.models.backbone import Backbone
+from ggnet.models.checkpointing import set_checkpointing
 from ggnet.models.detector import Detector
 from ggnet.models.dla import DLA34
 from ggnet.models.ggnet import GGNet
@@ -36,7 +37,7 @@ def build_model(config: ModelConfig, num_objects: int, num_verbs: int) -> GGNet:
     Raises:
         ValueError: switches that exclude each other.
     """
-    return GGNet(
+    model = GGNet(
         BACKBONES[config.backbone].from_config(config),
         num_objects,
         num_verbs,
@@ -46,3 +47,6 @@ def build_model(config: ModelConfig, num_objects: int, num_verbs: int) -> GGNet:
         shared_features=config.shared_features,
         apm=config.apm,
     )
+    if config.checkpointing != "none":
+        set_checkpointing(model.heads if config.checkpointing == "heads" else model)
+    return model

@@ -2,12 +2,13 @@
 
 from typing import ClassVar, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ggnet.config import ModelConfig
+from ggnet.models.checkpointing import Recomputing
 
 
-class Backbone(nn.Module):
+class Backbone(Recomputing):
     """Maps images to feature maps; the base of everything in `ggnet.models.BACKBONES`.
 
     The network, its configuration and the data read what follows, and nothing else about it.

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ggnet.models.checkpointing import Recomputing
+
 
 def conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> list[nn.Module]:
     """A same-padded convolution without bias and its BatchNorm, to unpack into a Sequential."""
@@ -19,7 +21,7 @@ def conv_bn_relu(
     return nn.Sequential(*conv_bn(in_channels, out_channels, kernel, stride), nn.ReLU(inplace=True))
 
 
-class Residual(nn.Module):
+class Residual(Recomputing):
     """Two 3x3 convolutions beside a skip, which is projected by 1x1 where the shape changes."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
@@ -37,4 +39,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, O, H / stride, W / stride)."""
+        return self.part(self._sum, x)
+
+    def _sum(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.skip(x), inplace=True)

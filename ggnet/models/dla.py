@@ -140,17 +140,17 @@ class DLA34(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, 64, H / 4, W / 4)]."""
-        x = self.stem(images)
+        x = self.part(self.stem, images)
         maps = []
         for level in self.levels:
-            x = level(x)
+            x = self.part(level, x)
             maps.append(x)
         merged = []  # from coarse to fine: strides 16, 8, 4
         for index, aggregate in enumerate(self.up):
             start = len(maps) - 2 - index
-            maps[start:] = aggregate(maps[start:])
+            maps[start:] = self.part(aggregate, maps[start:])
             merged.append(maps[-1])
-        return self.fuse(merged[::-1])[-1:]
+        return self.part(self.fuse, merged[::-1])[-1:]
 
 
 def _bilinear_upsample(channels: int, factor: int) -> nn.ConvTranspose2d:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ggnet import ops
+from ggnet.models.checkpointing import Recomputing
 from ggnet.nn import ActPointAggregate
 from ggnet.nn.actpoint import points_conv
 
@@ -18,7 +19,7 @@ POINT_SOURCES = {
 }
 
 
-class Heads(nn.Module):
+class Heads(Recomputing):
     """All heads of one stack. In evaluation mode only what the last verb map needs is computed.
 
     Args:
@@ -72,16 +73,16 @@ class Heads(nn.Module):
         interaction_feature = self.interaction_feature(feature)
         offset_feature = interaction_feature if self.apm else feature
         outputs = {
-            "heatmap": self.heatmap(feature),
-            "size": self.size(feature),
-            "center_frac": self.center_frac(feature),
-            "human_offset": self.human_offset(offset_feature),
-            "object_offset": self.object_offset(offset_feature),
+            "heatmap": self.part(self.heatmap, feature),
+            "size": self.part(self.size, feature),
+            "center_frac": self.part(self.center_frac, feature),
+            "human_offset": self.part(self.human_offset, offset_feature),
+            "object_offset": self.part(self.object_offset, offset_feature),
         }
         return outputs | self.verbs(feature, interaction_feature, outputs)
 
 
-class GazeVerbs(nn.Module):
+class GazeVerbs(Recomputing):
     """Glance, then gaze; without gaze steps PPDM's interaction branch.
 
     Every step refines the previous one's ActPoints: offsets add up, weights are its own.
@@ -98,7 +99,8 @@ class GazeVerbs(nn.Module):
     ) -> None:
         super().__init__()
         self.glance = _scores(nn.Conv2d(channels, num_verbs, 1))
-        convs = min(steps, 1) if shared_features else steps
+        self.shared_features = shared_features and steps > 0
+        convs = 1 if self.shared_features else steps
         self.features = nn.ModuleList(_conv_relu(in_channels, channels) for _ in range(convs))
         self.points = nn.ModuleList(points_conv(channels, kernel_size) for _ in range(steps))
         self.aggregate = nn.ModuleList(
@@ -115,26 +117,34 @@ class GazeVerbs(nn.Module):
     ) -> dict[str, Tensor | list[Tensor]]:
         """The maps of every step in training; in evaluation the last one and the ActPoints."""
         gazed, offset = interaction_feature, None
-        features = [conv(feature) for conv in self.features]
+        if self.shared_features:
+            feature = self.features[0](feature)
         maps, actpoints = [], []
         if self.training or not self.gaze:
             maps.append(self.glance(interaction_feature))
         for step, score in enumerate(self.gaze):
-            points = self.points[step](gazed)
-            source = features[min(step, len(features) - 1)]
-            gazed = self.aggregate[step](source, points, offset)
-            residual, logits = _split_points(points)
-            offset = residual if offset is None else offset + residual
+            gazed, offset, logits = self.part(self._gaze, step, feature, gazed, offset)
             if self.training or step == len(self.gaze) - 1:
-                maps.append(score(gazed))
+                maps.append(self.part(score, gazed))
             if not self.training:
                 actpoints.append(torch.cat([offset, logits], dim=1))
         if self.training:
             return {"interaction": maps}
         return {"interaction": maps[-1], "actpoints": actpoints}
 
+    def _gaze(
+        self, step: int, feature: Tensor, gazed: Tensor, offset: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What is read at the points of a step; the points' offsets and the logits of weights."""
+        if not self.shared_features:
+            feature = self.features[step](feature)
+        points = self.points[step](gazed)
+        gazed = self.aggregate[step](feature, points, offset)
+        residual, logits = _split_points(points)
+        return gazed, residual if offset is None else offset + residual, logits
 
-class ActPointVerbs(nn.Module):
+
+class ActPointVerbs(Recomputing):
     """ActPoints without glance and gaze: one aggregation over the interaction branch's own map."""
 
     def __init__(self, channels: int, num_verbs: int, kernel_size: int) -> None:
@@ -148,7 +158,7 @@ class ActPointVerbs(nn.Module):
     ) -> dict[str, Tensor | list[Tensor]]:
         """One verb map; in evaluation the ActPoints, too."""
         points = self.points(interaction_feature)
-        scores = self.score(self.aggregate(interaction_feature, points))
+        scores = self.part(self.score, self.aggregate(interaction_feature, points))
         if self.training:
             return {"interaction": [scores]}
         return {"interaction": scores, "actpoints": [points]}

@@ -61,10 +61,11 @@ class HourglassNet(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> for every stack (B, out_channels, H / 4, W / 4)."""
-        x = self.stem(images)
+        first, second = self.stem
+        x = second(self.part(first, images))
         outputs = []
         for stack, hourglass in enumerate(self.hourglasses):
-            feature = self.features[stack](hourglass(x))
+            feature = self.part(self.features[stack], hourglass(x))
             outputs.append(feature)
             if stack < self.stacks - 1:
                 x = F.relu(self.carry_input[stack](x) + self.carry_feature[stack](feature))
