@@ -3,10 +3,10 @@
 // actpoint_kernels.cuh for placements and interpolation.
 //
 // A tile is 128 output pixels, 8 x 16 of one image, so that neighbors share the features that they
-// read in L1; a warpgroup multiplies 64 of them. A product's columns may come in any order as long as
-// the packed weights agree: theirs makes a lane's accumulators runs of eight. Where the first operand
-// is in registers the same holds for the reduction: what a lane needs of a pixel are then whole
-// chunks of 16 bytes.
+// read in L1; a warpgroup multiplies 64 of them. A product's columns may come in any order as long
+// as the packed weights agree: theirs makes a lane's accumulators runs of eight. Where the first
+// operand is in registers the same holds for the reduction: what a lane needs of a pixel are then
+// whole chunks of 16 bytes.
 #pragma once
 
 #include "actpoint/actpoint_backward_kernels.cuh"
@@ -14,16 +14,16 @@
 
 namespace ggnet::deform::hopper {
 
-constexpr int kBlock = 2 * kWarpgroup;  // threads; of one role, where a block has two
+constexpr int kBlock = 2 * kWarpgroup;       // threads; of one role, where a block has two
 constexpr int kThreadsOfRoles = 2 * kBlock;  // consumers first, then producers
 constexpr int kConsumerRegisters = 160, kProducerRegisters = 96;
 constexpr int kTileHeight = 8, kTileWidth = 16, kTile = kTileHeight * kTileWidth;  // pixels
-constexpr int kPanel = 64;       // elements of a row of 128 bytes: the channels of a step
+constexpr int kPanel = 64;        // elements of a row of 128 bytes: the channels of a step
 constexpr int kPanelBytes = 128;  // of a row
 constexpr int kPanelChunks = kPanelBytes / 16;
 
-// The element that position q (0..63) of a packed row's reduction holds, and the one that packed row
-// n stands for.
+// The element that position q (0..63) of a packed row's reduction holds, and the one that packed
+// row n stands for.
 __host__ __device__ inline int element_of_position(int q) {
   const int product = q / 16, slot = q % 16;
   return product / 2 * 32 + slot % 8 / 2 * 8 + product % 2 * 4 + slot / 8 * 2 + slot % 2;
@@ -55,9 +55,9 @@ __device__ __forceinline__ long long row_of(const DeformShape& s, const Cell& ce
 
 // weight [O, C, K] -> packed [slices of 64 channels, K, rows, 64], rows of 128 bytes swizzled.
 // Forward: a row is an output, the reduction runs over the slice's channels. Backward: rows are 64
-// channels of a slice for each panel of 64 outputs, the reduction runs over the panel's outputs in the
-// order of an operand in registers.
-// Zeros in the padding. A thread has an element of every point.
+// channels of a slice for each panel of 64 outputs, the reduction runs over the panel's outputs in
+// the order of an operand in registers. Zeros in the padding. A thread has an element of every
+// point.
 template <class T, bool kBackward>
 __global__ void __launch_bounds__(kBlock)
     pack_kernel(const T* weight, T* packed, int outputs, int channels, int points, int rows) {
@@ -65,15 +65,13 @@ __global__ void __launch_bounds__(kBlock)
   const int q = i % kPanel, row = i / kPanel % rows, slice = i / kPanel / rows;
   if (slice * kPanel >= channels) return;
   const int o = kBackward ? row / kPanel * kPanel + element_of_position(q) : element_of_row(row);
-  const int c =
-      slice * kPanel + (kBackward ? element_of_row(row % kPanel) : q);
+  const int c = slice * kPanel + (kBackward ? element_of_row(row % kPanel) : q);
   const bool inside = o < outputs && c < channels;
   const T* source = weight + (static_cast<long long>(o) * channels + c) * points;
   T* target = packed + static_cast<long long>(slice) * points * rows * kPanel +
               hopper_slot(row, q / 8) / static_cast<int>(sizeof(T)) + q % 8;
   for (int k = 0; k < points; ++k)
-    target[static_cast<long long>(k) * rows * kPanel] =
-        inside ? source[k] : from_float<T>(0.0f);
+    target[static_cast<long long>(k) * rows * kPanel] = inside ? source[k] : from_float<T>(0.0f);
 }
 
 inline int slices_of(const DeformShape& s) { return (s.channels + kPanel - 1) / kPanel; }
@@ -134,7 +132,8 @@ template <class T, int kCount, int kStride, int kRows>
 __device__ __forceinline__ void gather(const T* features, const Placement* placements,
                                        const DeformShape& s, int c, unsigned char* target) {
   static_assert(kRows % 8 == 0);
-  constexpr int kAtOnce = 2;  // whose corners are in registers
+  constexpr int kAtOnce = 4;  // whose corners are under way: what hides the memory's latency
+  static_assert(kCount % kAtOnce == 0);
 #pragma unroll
   for (int i = 0; i < kCount; i += kAtOnce) {
     Placement at[kAtOnce];

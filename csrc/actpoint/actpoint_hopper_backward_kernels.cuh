@@ -1,11 +1,12 @@
 // The gradients of features and points on Hopper: see actpoint_hopper.cuh for tiles and orders.
 //
-// A step is a point and a slice of 64 channels, points inside slices. Its grad_columns, 128 pixels
-// by 64 channels, come from products whose first operand, the tile's output gradient, stays in
-// registers for the whole kernel. From them and the corners a lane takes the dot products that the
-// points' gradients need. The features' gradient is summed in shared memory first, in a window of
-// cells around the tile, as each cell is met about as often as there are points: a warp owns eight
-// channels of the window, its lanes are four corners by eight channels, and it walks through the
+// A step is a point and a slice of 64 channels, points inside slices. Two warpgroups multiply: a
+// step's grad_columns, 128 pixels by 64 channels, come from products whose first operand, the
+// tile's output gradient, stays in registers for the whole kernel; from them and the corners a lane
+// takes the dot products that the points' gradients need. A third warpgroup scatters the columns of
+// the step before. The features' gradient is summed in shared memory first, in a window of cells
+// around the tile, as each cell is met about as often as there are points: a warp owns 16 channels
+// of the window, its lanes are four corners by eight pairs of channels, and it walks through the
 // pixels in order, so that no sum needs an atomic operation and its order is fixed. After a slice's
 // last point the window is added to global memory, where neighboring tiles overlap. Corners outside
 // the window are added there at once.
@@ -15,11 +16,15 @@
 
 namespace ggnet::deform::hopper {
 
-constexpr int kWindowHeight = 19, kWindowWidth = 28, kWindow = kWindowHeight * kWindowWidth;
-constexpr int kSpareCells = 4;          // what has no cell in the window goes there
-constexpr int kColumnPitch = kTile + 4;  // floats
+constexpr int kBackwardThreads = kBlock + kWarpgroup;  // products first, then the scatter
+constexpr int kProductRegisters = 208, kScatterRegisters = 88;
+constexpr int kWindowHeight = 19, kWindowWidth = 27, kWindow = kWindowHeight * kWindowWidth;
+constexpr int kMargin = 5;      // cells around the tile's centers of points
+constexpr int kSpareCells = 4;  // one a warp: what has no cell in the window goes there
+constexpr int kColumnPitch = 2 * kTile + 4;  // floats of a pair of channels
 constexpr int kRingStages = 3;
-constexpr int kBatch = 4;  // pixels whose sums are under way at once
+constexpr int kBatch = 4;          // pixels whose sums are under way at once
+constexpr int kWarpChannels = 16;  // of the window
 
 // Outputs whose weights a stage of the ring holds.
 template <int kOutputs>
@@ -28,12 +33,13 @@ __host__ __device__ constexpr int stage_outputs() {
 }
 
 // Shared memory: stages of weights; the window; grad_columns, channel by channel; shares and cells
-// of four corners, two steps; placements; which pixels are special, two steps; barriers.
+// of four corners, two steps; placements, two steps; which pixels are special, two steps; barriers.
 template <int kOutputs>
 __host__ __device__ constexpr int backward_bytes() {
   return kRingStages * stage_outputs<kOutputs>() * kPanelBytes +
-         (kWindow + kSpareCells) * kPanel * 4 + kPanel * kColumnPitch * 4 + 2 * 2 * 4 * kTile * 4 +
-         kTile * static_cast<int>(sizeof(Placement)) + 2 * (kTile / 32) * 4 + 2 * kRingStages * 8;
+         (kWindow + kSpareCells) * kPanel * 4 + kPanel / 2 * kColumnPitch * 4 +
+         2 * 2 * 4 * kTile * 4 + 2 * kTile * static_cast<int>(sizeof(Placement)) +
+         2 * (kTile / 32) * 4 + (2 * kRingStages + 5) * 8;
 }
 
 // Where the pixel of a row lies in its tile: the four of a batch are far apart, so that their
@@ -43,13 +49,15 @@ __device__ __forceinline__ int2 place_of_row(int row) {
   return make_int2((quarter < 2 ? x : x ^ 4) + quarter % 2 * 8, y + quarter / 2 * 4);
 }
 
-// Swizzles, in words: where channel c of pixel p lies in grad_columns, and cell (y, x) of the window,
-// whose channels are XORed in.
-__device__ __forceinline__ int column_slot(int c, int p) {
-  return c * kColumnPitch + (p ^ (c >> 3 & 3) * 8);
+// In words: where an even channel c of pixel p lies in grad_columns, the next one beside it.
+__device__ __forceinline__ int column_slot(int c, int p) { return c / 2 * kColumnPitch + 2 * p; }
+// In words: cell (y, x) of the window; channels are XORed in. The four corners of a pixel lie in
+// different banks.
+__device__ __forceinline__ int window_swizzle(int y, int x) {
+  return ((x & 1) + (y & 1) * 2) * kWarpChannels;
 }
 __device__ __forceinline__ int window_slot(int y, int x) {
-  return (y * kWindowWidth + x) * kPanel + ((x & 1) + (y & 1) * 2) * 8;
+  return (y * kWindowWidth + x) * kPanel + window_swizzle(y, x);
 }
 
 // Where the features' gradient is summed in global memory.
@@ -83,35 +91,38 @@ __device__ __forceinline__ void load4(float (&v)[4], const float* shared) {
 
 // dots: [blocks, K, 3, kTile], the points' gradients summed over the slices so far.
 template <class T, int kOutputs>
-__global__ void __launch_bounds__(kBlock, 1) backward_kernel(DeformBackwardParams p, float* dots) {
+__global__ void __launch_bounds__(kBackwardThreads, 1)
+    backward_kernel(DeformBackwardParams p, float* dots) {
 #if defined(GGNET_HOPPER) || !defined(__CUDACC__)
   GGNET_DYNAMIC_SHARED(shared);
   constexpr int kStageOutputs = stage_outputs<kOutputs>();
   constexpr int kStageBytes = kStageOutputs * kPanelBytes;
   constexpr int kParts = kOutputs / kStageOutputs;  // stages of a step
+  constexpr int kProductWarps = kBlock / 32, kScatterWarps = kWarpgroup / 32;
   unsigned char* weights = shared;
   float* window = reinterpret_cast<float*>(weights + kRingStages * kStageBytes);
   float* columns = window + (kWindow + kSpareCells) * kPanel;
-  float* shares = columns + kPanel * kColumnPitch;
+  float* shares = columns + kPanel / 2 * kColumnPitch;
   int* cells = reinterpret_cast<int*>(shares + 2 * 4 * kTile);
   Placement* placements = reinterpret_cast<Placement*>(cells + 2 * 4 * kTile);
-  unsigned* specials = reinterpret_cast<unsigned*>(placements + kTile);
+  unsigned* specials = reinterpret_cast<unsigned*>(placements + 2 * kTile);
   uint64_t* full = reinterpret_cast<uint64_t*>(specials + 2 * (kTile / 32));
   uint64_t* empty = full + kRingStages;
+  // A phase is a step: its points are placed (even and odd steps, as placing may be two phases ahead
+  // of a reader), its shares are there, its columns are there, its columns were scattered.
+  uint64_t* placed = empty + kRingStages;
+  uint64_t* shared_out = placed + 2;
+  uint64_t* columns_full = placed + 3;
+  uint64_t* columns_empty = placed + 4;
 
   const DeformForwardParams& f = p.forward;
   const DeformShape& s = f.shape;
   const int points = s.kernel_h * s.kernel_w;
   const int slices = (s.channels + kPanel - 1) / kPanel, steps = slices * points;
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
+  const int lane = threadIdx.x & 31;
   const Tile tile = tile_of(s, blockIdx.x);
-  const int window_top = tile.top * s.stride_h + (kTileHeight - 1) * s.stride_h / 2 - s.pad_h +
-                         (s.kernel_h - 1) * s.dilation_h / 2 - (kWindowHeight - 3) / 2;
-  const int window_left = tile.left * s.stride_w + (kTileWidth - 1) * s.stride_w / 2 - s.pad_w +
-                          (s.kernel_w - 1) * s.dilation_w / 2 - (kWindowWidth - 4) / 2;
   const bool want_features = p.grad_features || p.fixed_point;
   const bool want_points = p.grad_offset || p.grad_mask;
-  const FeatureSums sums{p.grad_features, p.fixed_point, p.fixed_point ? 1.0f / *p.unit : 1.0f};
   auto cell_of = [&](int row) {
     const int2 at = place_of_row(row);
     return Cell{tile.batch, tile.top + at.y, tile.left + at.x};
@@ -120,153 +131,117 @@ __global__ void __launch_bounds__(kBlock, 1) backward_kernel(DeformBackwardParam
   if (threadIdx.x == 0) {
     for (int i = 0; i < kRingStages; ++i) {
       mbarrier_init(full + i, 1);
-      mbarrier_init(empty + i, kBlock / 32);
+      mbarrier_init(empty + i, kProductWarps);
     }
+    mbarrier_init(placed, kScatterWarps);
+    mbarrier_init(placed + 1, kScatterWarps);
+    mbarrier_init(shared_out, kScatterWarps);
+    mbarrier_init(columns_full, kProductWarps);
+    mbarrier_init(columns_empty, kScatterWarps);
     mbarrier_init_fence();
   }
-  // The channels of the window that a warp owns are its alone: no barrier separates its uses.
-  for (int i = lane; i < (kWindow + kSpareCells) * 8; i += 32)
-    window[i / 8 * kPanel + warp * 8 + i % 8] = 0.0f;
+  for (int i = threadIdx.x; i < (kWindow + kSpareCells) * kPanel / 4; i += kBackwardThreads)
+    store16(window + i * 4, Vec16{});
   __syncthreads();
-
-  const unsigned char* source = static_cast<const unsigned char*>(f.weight);
-  Ring filled(kRingStages);
-  int to_fetch = steps * kParts;
-  auto fetch = [&] {
-    if (to_fetch-- <= 0) return;
-    if (steps * kParts - to_fetch > kRingStages)
-      mbarrier_wait(empty + filled.stage, filled.parity ^ 1);
-    mbarrier_arrive_expect(full + filled.stage, kStageBytes);
-    bulk_load(weights + filled.stage * kStageBytes, source, kStageBytes, full + filled.stage);
-    source += kStageBytes;
-    filled.advance();
+  auto arrive = [&](uint64_t* barrier) {
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(barrier);
   };
-  if (threadIdx.x == 0)
-    for (int i = 0; i < kRingStages; ++i) fetch();
 
-  // The output gradient of pixels g and g + 8 of the warp, as the first operand of kOutputs / 16
-  // products.
-  uint32_t gradient[kOutputs / 16][4];
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const Cell cell = cell_of(warp * 16 + h * 8 + g);
+  if (threadIdx.x >= kBlock) {
+    give_registers<kScatterRegisters>();
+    const int row = threadIdx.x - kBlock, warp = row / 32;  // a thread places the pixel of its row
+    const int window_top = tile.top * s.stride_h + (kTileHeight - 1) * (s.stride_h - 1) / 2 -
+                           s.pad_h + (s.kernel_h - 1) * s.dilation_h / 2 - kMargin;
+    const int window_left = tile.left * s.stride_w + (kTileWidth - 1) * (s.stride_w - 1) / 2 -
+                            s.pad_w + (s.kernel_w - 1) * s.dilation_w / 2 - kMargin;
+    const FeatureSums sums{p.grad_features, p.fixed_point, p.fixed_point ? 1.0f / *p.unit : 1.0f};
+    const Cell cell = cell_of(row);
     const bool inside = in_map(s, cell);
-    const T* row = static_cast<const T*>(p.grad_out) + (inside ? row_of(s, cell) * s.outputs : 0);
-#pragma unroll
-    for (int m = 0; m < kOutputs / 32; ++m) {
-      const int o = m * 32 + t * 8;
-      const Vec16 chunk = inside && o < s.outputs ? load16(row + o) : Vec16{};
-      gradient[2 * m][h] = chunk.word[0];
-      gradient[2 * m][2 + h] = chunk.word[1];
-      gradient[2 * m + 1][h] = chunk.word[2];
-      gradient[2 * m + 1][2 + h] = chunk.word[3];
-    }
-  }
+    const int corner = lane >> 3, channel = warp * kWarpChannels + (lane & 7) * 2;
 
-  // The features' gradient from the columns of a step: `from` to `to`, groups of eight batches.
-  const int corner = lane >> 3, channel = warp * 8 + (lane & 7);
-  auto scatter = [&](int number, int slice, int from, int to) {
-    const float* share_of = shares + ((number & 1) * 4 + corner) * kTile;
-    const int* cell_of_corner = cells + ((number & 1) * 4 + corner) * kTile;
-    float column[kBatch], share[kBatch];
-    Vec16 slots;
-    auto read = [&](int b) {
-      load4(column, columns + column_slot(channel, b * kBatch));
-      load4(share, share_of + b * kBatch);
-      slots = load16(cell_of_corner + b * kBatch);
-    };
-    read(from * 8);
-    for (int group = from; group < to; ++group) {
-      unsigned special = specials[(number & 1) * (kTile / 32) + group];
+    // One step's columns into the window.
+    auto scatter = [&](int number, int slice) {
+      const float* share_of = shares + ((number & 1) * 4 + corner) * kTile;
+      const int* cell_of_corner = cells + ((number & 1) * 4 + corner) * kTile;
+      float column[2][4], share[kBatch];  // two pixels of two channels
+      Vec16 slots;
+      auto read = [&](int b) {
+        load4(column[0], columns + column_slot(channel, b * kBatch));
+        load4(column[1], columns + column_slot(channel, b * kBatch + 2));
+        load4(share, share_of + b * kBatch);
+        slots = load16(cell_of_corner + b * kBatch);
+      };
+      read(0);
+      for (int group = 0; group < kTile / 32; ++group) {
+        unsigned special = specials[(number & 1) * (kTile / 32) + group];
 #pragma unroll 2
-      for (int b = group * 8; b < group * 8 + 8; ++b, special >>= kBatch) {
-        float part[kBatch];
-        int slot[kBatch];
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-          part[i] = column[i] * share[i];
-          slot[i] = static_cast<int>(slots.word[i]);
-        }
-        if (b + 1 < to * 8) read(b + 1);
-        if (special & ((1 << kBatch) - 1)) {
-          const int element = slice * kPanel + channel;
+        for (int b = group * 8; b < group * 8 + 8; ++b, special >>= kBatch) {
+          float2 part[kBatch];
+          int slot[kBatch];
 #pragma unroll
           for (int i = 0; i < kBatch; ++i) {
-            if (slot[i] >= 0)
-              window[slot[i] ^ channel] += part[i];
-            else if (element < s.channels)
-              sums.add(~slot[i] * s.channels + element, part[i]);
+            part[i] = make_float2(column[i / 2][i % 2 * 2] * share[i],
+                                  column[i / 2][i % 2 * 2 + 1] * share[i]);
+            slot[i] = static_cast<int>(slots.word[i]);
+          }
+          if (b + 1 < kTile / kBatch) read(b + 1);
+          auto at = [&](int i) { return reinterpret_cast<float2*>(window + (slot[i] ^ channel)); };
+          if (special & ((1 << kBatch) - 1)) {
+            const int element = slice * kPanel + channel;
+#pragma unroll
+            for (int i = 0; i < kBatch; ++i) {
+              if (slot[i] >= 0) {
+                const float2 value = *at(i);
+                *at(i) = make_float2(value.x + part[i].x, value.y + part[i].y);
+              } else if (element < s.channels) {
+                sums.add(~slot[i] * s.channels + element, part[i].x);
+                sums.add(~slot[i] * s.channels + element + 1, part[i].y);
+              }
+              __syncwarp();
+            }
+          } else {
+            float2 value[kBatch];
+#pragma unroll
+            for (int i = 0; i < kBatch; ++i) value[i] = *at(i);
+#pragma unroll
+            for (int i = 0; i < kBatch; ++i)
+              *at(i) = make_float2(value[i].x + part[i].x, value[i].y + part[i].y);
             __syncwarp();
           }
-        } else {
-          float value[kBatch];
-#pragma unroll
-          for (int i = 0; i < kBatch; ++i) value[i] = window[slot[i] ^ channel];
-#pragma unroll
-          for (int i = 0; i < kBatch; ++i) window[slot[i] ^ channel] = value[i] + part[i];
-          __syncwarp();
         }
       }
-    }
-  };
-  // Adds the warp's channels of the window to global memory, and clears them.
-  auto flush = [&](int slice) {
-    const int c = warp * 8 + (lane & 1) * 4, element = slice * kPanel + c;
-    for (int i = lane >> 1; i < kWindow; i += 16) {
-      const int y = i / kWindowWidth, x = i % kWindowWidth;
-      float* from = window + (window_slot(y, x) ^ c);
-      float sum[4];
-      load4(sum, from);
-      if (sum[0] == 0.0f && sum[1] == 0.0f && sum[2] == 0.0f && sum[3] == 0.0f) continue;
-      store16(from, Vec16{});
-      const int cell = (tile.batch * s.height + window_top + y) * s.width + window_left + x;
-      if (element < s.channels) sums.add4(cell * s.channels + element, sum);
-    }
-    __syncwarp();
-  };
+    };
+    // Adds the warp's channels of the window to global memory, and clears them.
+    auto flush = [&](int slice) {
+      const int c = warp * kWarpChannels + (lane & 3) * 4, element = slice * kPanel + c;
+      for (int i = lane >> 2; i < kWindow; i += 8) {
+        const int y = i / kWindowWidth, x = i % kWindowWidth;
+        float* from = window + (window_slot(y, x) ^ c);
+        float sum[4];
+        load4(sum, from);
+        if (sum[0] == 0.0f && sum[1] == 0.0f && sum[2] == 0.0f && sum[3] == 0.0f) continue;
+        store16(from, Vec16{});
+        const int target = (tile.batch * s.height + window_top + y) * s.width + window_left + x;
+        if (element < s.channels) sums.add4(target * s.channels + element, sum);
+      }
+      __syncwarp();
+    };
 
-  Ring used(kRingStages);
-  int k = 0, slice = 0;
-  for (int number = 0; number < steps; ++number) {
-    const int row = threadIdx.x;  // the pixel that this thread places, of the first four warps
-    RawPoint<T> raw{};
-    const Cell cell = cell_of(row % kTile);
-    if (row < kTile && in_map(s, cell)) raw = read_point<T>(f, cell, k);
-    const int h_of_lane = t & 1, dots_row = warp * 16 + h_of_lane * 8 + g;
-    float* dots_of_row =
-        dots + (static_cast<long long>(blockIdx.x) * points + k) * 3 * kTile + dots_row;
-    float before[3] = {};
-    if (want_points && slice > 0 && t < 2)
-#pragma unroll
-      for (int i = 0; i < 3; ++i) before[i] = dots_of_row[i * kTile];
-
-    // The products of this step run while the columns of the one before are scattered.
-    float sum[kPanel / 2];
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      mbarrier_wait(full + used.stage, used.parity);
-      wgmma_fence();
-#pragma unroll
-      for (int i = 0; i < kStageOutputs / 16; ++i)
-        Wgmma<kPanel, T>::rows(
-            sum, gradient[part * (kStageOutputs / 16) + i],
-            hopper_advance(matrix_descriptor(weights + used.stage * kStageBytes, 8 * kPanelBytes),
-                           i / 4 * kPanel * kPanelBytes + i % 4 * 32),
-            part + i > 0);
-      wgmma_commit();
-      used.advance();
-      constexpr int kShare = kTile / kBatch / 8 / kParts;
-      if (want_features && number > 0)
-        scatter(number - 1, k == 0 ? slice - 1 : slice, part * kShare, (part + 1) * kShare);
-    }
-    if (want_features && number > 0 && k == 0) flush(slice - 1);
-
-    if (row < kTile) {
-      int iy, ix;
-      Placement at{};
+    Placement at{};
+    int iy = 0, ix = 0;
+    // Places a step's point for everybody.
+    auto publish = [&](int number, const RawPoint<T>& raw, int k) {
+      at = Placement{};
       iy = ix = 0;
-      if (in_map(s, cell)) at = place<T>(f, cell, k, raw, iy, ix);
-      placements[row] = at;
+      if (inside) at = place<T>(f, cell, k, raw, iy, ix);
+      placements[(number & 1) * kTile + row] = at;
+      arrive(placed + (number & 1));
+    };
+    auto read = [&](int k) { return inside ? read_point<T>(f, cell, k) : RawPoint<T>{}; };
+    publish(0, read(0), 0);
+    RawPoint<T> raw = read(points > 1 ? 1 : 0);  // of the next step
+    for (int number = 0, k = 0, slice = 0; number < steps; ++number) {
       const float bottom = at.fy * at.scale, top = at.scale - bottom;
       const float share[4] = {top - top * at.fx, top * at.fx, bottom - bottom * at.fx,
                               bottom * at.fx};
@@ -279,8 +254,7 @@ __global__ void __launch_bounds__(kBlock, 1) backward_kernel(DeformBackwardParam
         const bool near = wy >= 0 && wy < kWindowHeight && wx >= 0 && wx < kWindowWidth;
         const int target = (number & 1) * 4 * kTile + i * kTile + row;
         shares[target] = exists ? share[i] : 0.0f;
-        // The spare cell keeps the four corners in different banks.
-        cells[target] = !exists ? (kWindow + i) * kPanel + ((wx & 1) + (wy & 1) * 2) * 8
+        cells[target] = !exists ? (kWindow + i) * kPanel + window_swizzle(wy, wx)
                         : near  ? window_slot(wy, wx)
                                 : ~((tile.batch * s.height + y) * s.width + x);
         special |= exists && !near;
@@ -295,109 +269,186 @@ __global__ void __launch_bounds__(kBlock, 1) backward_kernel(DeformBackwardParam
       // A corner outside the window, or two pixels of a batch at one cell.
       const unsigned vote = __ballot_sync(0xffffffffu, special);
       if (lane == 0) specials[(number & 1) * (kTile / 32) + warp] = vote;
+      arrive(shared_out);
+
+      // The placements of the step before the next were read before its columns were written.
+      const int next = k + 1 == points ? 0 : k + 1, after = next + 1 == points ? 0 : next + 1;
+      if (number + 1 < steps) {
+        publish(number + 1, raw, next);
+        raw = read(after);
+      }
+      mbarrier_wait(shared_out, number & 1);
+      mbarrier_wait(columns_full, number & 1);
+      if (want_features) {
+        scatter(number, slice);
+        if (next == 0) flush(slice);
+      }
+      arrive(columns_empty);
+      k = next;
+      slice += next == 0;
     }
-    __syncthreads();  // placements are there, columns are free
+  } else {
+    take_registers<kProductRegisters>();
+    const int warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
+    const unsigned char* source = static_cast<const unsigned char*>(f.weight);
+    Ring filled(kRingStages);
+    int to_fetch = steps * kParts;
+    auto fetch = [&] {
+      if (to_fetch-- <= 0) return;
+      if (steps * kParts - to_fetch > kRingStages)
+        mbarrier_wait(empty + filled.stage, filled.parity ^ 1);
+      mbarrier_arrive_expect(full + filled.stage, kStageBytes);
+      bulk_load(weights + filled.stage * kStageBytes, source, kStageBytes, full + filled.stage);
+      source += kStageBytes;
+      filled.advance();
+    };
+    if (threadIdx.x == 0)
+      for (int i = 0; i < kRingStages; ++i) fetch();
+
+    // The output gradient of pixels g and g + 8 of the warp, as the first operand of kOutputs / 16
+    // products.
+    uint32_t gradient[kOutputs / 16][4];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const Cell cell = cell_of(warp * 16 + h * 8 + g);
+      const bool inside = in_map(s, cell);
+      const T* row = static_cast<const T*>(p.grad_out) + (inside ? row_of(s, cell) * s.outputs : 0);
+#pragma unroll
+      for (int m = 0; m < kOutputs / 32; ++m) {
+        const int o = m * 32 + t * 8;
+        const Vec16 chunk = inside && o < s.outputs ? load16(row + o) : Vec16{};
+        gradient[2 * m][h] = chunk.word[0];
+        gradient[2 * m][2 + h] = chunk.word[1];
+        gradient[2 * m + 1][h] = chunk.word[2];
+        gradient[2 * m + 1][2 + h] = chunk.word[3];
+      }
+    }
 
     const T* features = static_cast<const T*>(f.features);
-    float dot[2][4] = {};
-    Placement at[2];
-    Vec16 corners[2][2][4];
+    const int h_of_lane = t & 1, row_of_lane = warp * 16 + h_of_lane * 8 + g;
     // Eight lanes, two pixels, load at once: other halves of a row of 128 bytes, so that their
     // banks differ.
     const bool odd = g & 1;
-    if (want_points) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        at[h] = placements[warp * 16 + h * 8 + g];
-#pragma unroll
-        for (int j = 0; j < 2; ++j)
-          load_corners<T, true>(corners[h][j], features, at[h], s,
-                                slice * kPanel + (j ^ static_cast<int>(odd)) * 32 + t * 8);
-      }
-    }
-    wgmma_wait<0>();
-    if (lane == 0)
+    Ring used(kRingStages);
+    for (int number = 0, k = 0, slice = 0; number < steps; ++number) {
+      float sum[kPanel / 2];
 #pragma unroll
       for (int part = 0; part < kParts; ++part) {
-        const int stage = used.stage - kParts + part;
-        mbarrier_arrive(empty + (stage < 0 ? stage + kRingStages : stage));
+        mbarrier_wait(full + used.stage, used.parity);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < kStageOutputs / 16; ++i)
+          Wgmma<kPanel, T>::rows(
+              sum, gradient[part * (kStageOutputs / 16) + i],
+              hopper_advance(matrix_descriptor(weights + used.stage * kStageBytes, 8 * kPanelBytes),
+                             i / 4 * kPanel * kPanelBytes + i % 4 * 32),
+              part + i > 0);
+        wgmma_commit();
+        used.advance();
       }
-    if (threadIdx.x == 0)
+
+      float* dots_of_row =
+          dots + (static_cast<long long>(blockIdx.x) * points + k) * 3 * kTile + row_of_lane;
+      float before[3] = {};
+      if (want_points && slice > 0 && t < 2)
 #pragma unroll
-      for (int part = 0; part < kParts; ++part) fetch();
-    if (want_features) {
+        for (int i = 0; i < 3; ++i) before[i] = dots_of_row[i * kTile];
+      mbarrier_wait(placed + (number & 1), number >> 1 & 1);
+      Placement at[2];
+      Vec16 corners[2][2][4];
+      if (want_points) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          at[h] = placements[(number & 1) * kTile + warp * 16 + h * 8 + g];
+#pragma unroll
+          for (int j = 0; j < 2; ++j)
+            load_corners<T, true>(corners[h][j], features, at[h], s,
+                                  slice * kPanel + (j ^ static_cast<int>(odd)) * 32 + t * 8);
+        }
+      }
+      wgmma_wait<0>();
+      if (lane == 0)
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          const int stage = used.stage - kParts + part;
+          mbarrier_arrive(empty + (stage < 0 ? stage + kRingStages : stage));
+        }
+      if (threadIdx.x == 0)
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) fetch();
+
+      if (number > 0) mbarrier_wait(columns_empty, (number & 1) ^ 1);
 #pragma unroll
       for (int h = 0; h < 2; ++h)
 #pragma unroll
-        for (int i = 0; i < 16; ++i)
-          columns[column_slot(i / 8 * 32 + t * 8 + i % 8, warp * 16 + h * 8 + g)] =
-              sum[i / 8 * 16 + i % 8 / 2 * 4 + h * 2 + i % 2];
-    }
-    if (want_points) {
+        for (int i = 0; i < 8; ++i)
+          *reinterpret_cast<float2*>(
+              columns + column_slot(i / 4 * 32 + t * 8 + i % 4 * 2, warp * 16 + h * 8 + g)) =
+              make_float2(sum[i * 4 + h * 2], sum[i * 4 + h * 2 + 1]);
+      arrive(columns_full);
+
+      if (want_points) {
+        float dot[2][4] = {};
 #pragma unroll
-      for (int h = 0; h < 2; ++h)
+        for (int h = 0; h < 2; ++h)
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
+          for (int i = 0; i < 4; ++i)
 #pragma unroll
-          for (int j = 0; j < 2; ++j) {
-            const int mine = j * 16 + i * 4 + h * 2, other = (j ^ 1) * 16 + i * 4 + h * 2;
-            const float first = odd ? sum[other] : sum[mine];
-            const float second = odd ? sum[other + 1] : sum[mine + 1];
+            for (int j = 0; j < 2; ++j) {
+              const int mine = j * 16 + i * 4 + h * 2, other = (j ^ 1) * 16 + i * 4 + h * 2;
+              const float first = odd ? sum[other] : sum[mine];
+              const float second = odd ? sum[other + 1] : sum[mine + 1];
 #pragma unroll
-            for (int c = 0; c < 4; ++c) {
-              const float2 pair = unpack2(corners[h][j][c].word[i], T{});
-              dot[h][c] = fmaf(second, pair.y, fmaf(first, pair.x, dot[h][c]));
+              for (int c = 0; c < 4; ++c) {
+                const float2 pair = unpack2(corners[h][j][c].word[i], T{});
+                dot[h][c] = fmaf(second, pair.y, fmaf(first, pair.x, dot[h][c]));
+              }
+            }
+#pragma unroll
+        for (int h = 0; h < 2; ++h)
+#pragma unroll
+          for (int c = 0; c < 4; ++c) {
+            dot[h][c] += __shfl_xor_sync(0xffffffffu, dot[h][c], 1);
+            dot[h][c] += __shfl_xor_sync(0xffffffffu, dot[h][c], 2);
+          }
+        if (t < 2) {
+          float d[4];
+#pragma unroll
+          for (int c = 0; c < 4; ++c) d[c] = h_of_lane ? dot[1][c] : dot[0][c];
+          const float scale = h_of_lane ? at[1].scale : at[0].scale;
+          const float fy = h_of_lane ? at[1].fy : at[0].fy, fx = h_of_lane ? at[1].fx : at[0].fx;
+          const float up = 1.0f - fy, left = 1.0f - fx;
+          const float grads[3] = {
+              before[0] + scale * (left * (d[2] - d[0]) + fx * (d[3] - d[1])),
+              before[1] + scale * (up * (d[1] - d[0]) + fy * (d[3] - d[2])),
+              before[2] + up * (left * d[0] + fx * d[1]) + fy * (left * d[2] + fx * d[3])};
+          const Cell cell = cell_of(row_of_lane);
+          if (slice + 1 < slices) {
+#pragma unroll
+            for (int i = 0; i < 3; ++i) dots_of_row[i * kTile] = grads[i];
+          } else if (in_map(s, cell)) {
+            if (p.grad_offset) {
+              const Strides& st = p.grad_offset_strides;
+              T* target = static_cast<T*>(p.grad_offset) + cell.batch * st.batch + cell.y * st.row +
+                          cell.x * st.column;
+              target[(2 * k) * st.channel] = from_float<T>(grads[0]);
+              target[(2 * k + 1) * st.channel] = from_float<T>(grads[1]);
+            }
+            if (p.grad_mask) {
+              const Strides& st = p.grad_mask_strides;
+              const float value = f.sigmoid ? grads[2] * scale * (1.0f - scale) : grads[2];
+              static_cast<T*>(p.grad_mask)[cell.batch * st.batch + k * st.channel +
+                                           cell.y * st.row + cell.x * st.column] =
+                  from_float<T>(value);
             }
           }
-#pragma unroll
-      for (int h = 0; h < 2; ++h)
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          dot[h][c] += __shfl_xor_sync(0xffffffffu, dot[h][c], 1);
-          dot[h][c] += __shfl_xor_sync(0xffffffffu, dot[h][c], 2);
-        }
-      if (t < 2) {
-        float d[4];
-#pragma unroll
-        for (int c = 0; c < 4; ++c) d[c] = h_of_lane ? dot[1][c] : dot[0][c];
-        const float scale = h_of_lane ? at[1].scale : at[0].scale;
-        const float fy = h_of_lane ? at[1].fy : at[0].fy, fx = h_of_lane ? at[1].fx : at[0].fx;
-        const float up = 1.0f - fy, left = 1.0f - fx;
-        const float grads[3] = {
-            before[0] + scale * (left * (d[2] - d[0]) + fx * (d[3] - d[1])),
-            before[1] + scale * (up * (d[1] - d[0]) + fy * (d[3] - d[2])),
-            before[2] + up * (left * d[0] + fx * d[1]) + fy * (left * d[2] + fx * d[3])};
-        const Cell mine = cell_of(dots_row);
-        if (slice + 1 < slices) {
-#pragma unroll
-          for (int i = 0; i < 3; ++i) dots_of_row[i * kTile] = grads[i];
-        } else if (in_map(s, mine)) {
-          if (p.grad_offset) {
-            const Strides& st = p.grad_offset_strides;
-            T* target = static_cast<T*>(p.grad_offset) + mine.batch * st.batch + mine.y * st.row +
-                        mine.x * st.column;
-            target[(2 * k) * st.channel] = from_float<T>(grads[0]);
-            target[(2 * k + 1) * st.channel] = from_float<T>(grads[1]);
-          }
-          if (p.grad_mask) {
-            const Strides& st = p.grad_mask_strides;
-            const float value = f.sigmoid ? grads[2] * scale * (1.0f - scale) : grads[2];
-            static_cast<T*>(p.grad_mask)[mine.batch * st.batch + k * st.channel +
-                                         mine.y * st.row + mine.x * st.column] =
-                from_float<T>(value);
-          }
         }
       }
+      if (++k == points) {
+        k = 0;
+        ++slice;
+      }
     }
-    __syncthreads();  // columns are there
-    if (++k == points) {
-      k = 0;
-      ++slice;
-    }
-  }
-  if (want_features && steps > 0) {
-    scatter(steps - 1, slices - 1, 0, kTile / kBatch / 8);
-    flush(slices - 1);
   }
 #endif
 }
@@ -421,8 +472,8 @@ void backward(const DeformBackwardParams& p, float* dots, void* stream) {
   const DeformShape& s = p.forward.shape;
   if (s.batch == 0) return;
   with_tile(outputs_of_block(s), [&](auto n) {
-    GGNET_LAUNCH((backward_kernel<T, n()>), dim3(s.batch * tiles_of_image(s)), dim3(kBlock),
-                 backward_bytes<n()>(), stream, p, dots);
+    GGNET_LAUNCH((backward_kernel<T, n()>), dim3(s.batch * tiles_of_image(s)),
+                 dim3(kBackwardThreads), backward_bytes<n()>(), stream, p, dots);
   });
 }
 

@@ -1,8 +1,8 @@
 // The forward on Hopper: see actpoint_hopper.cuh for tiles and orders.
 //
-// Steps run over slices of 64 channels and, inside, over points. Two warpgroups produce: they gather
-// and interpolate a step's samples into a stage of shared memory, to which a bulk copy brings the
-// step's weights. Two consume: each multiplies 64 pixels by all outputs of the block.
+// Steps run over slices of 64 channels and, inside, over points. Two warpgroups produce: they
+// gather and interpolate a step's samples into a stage of shared memory, to which a bulk copy
+// brings the step's weights. Two consume: each multiplies 64 pixels by all outputs of the block.
 #pragma once
 
 #include "actpoint/actpoint_hopper.cuh"
@@ -103,9 +103,9 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
       for (int i = 0; i < 4; ++i)
 #pragma unroll
         for (int part = 0; part < kParts; ++part)
-          Wgmma<kWide, T>::shared_rows(
-              sum[part], hopper_advance(samples, i * 32),
-              hopper_advance(weights, part * kWide * kPanelBytes + i * 32), true);
+          Wgmma<kWide, T>::shared_rows(sum[part], hopper_advance(samples, i * 32),
+                                       hopper_advance(weights, part * kWide * kPanelBytes + i * 32),
+                                       true);
       wgmma_commit();
       wgmma_wait<1>();  // the step before is done with its stage
       if (step > 0) {
@@ -126,17 +126,17 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
       for (int m = 0; m < kOutputs / 32; ++m) {
         const int o = first_output + m * 32 + (lane & 3) * 8;
         if (o >= s.outputs) continue;
+        const Vec16 added = bias ? load16(bias + o) : Vec16{};  // zeros: the same bits in any type
         Vec16 run;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          float value[2];
+          const float2 b = unpack2(added.word[i], T{});
+          const int first = m * 32 % kWide / 2 + 4 * i + 2 * h;
+          float value[2] = {sum[m * 32 / kWide][first] + b.x, sum[m * 32 / kWide][first + 1] + b.y};
 #pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            value[e] = sum[m * 32 / kWide][m * 32 % kWide / 2 + 4 * i + 2 * h + e];
-            if (bias) value[e] += to_float(bias[o + 2 * i + e]);
+          for (int e = 0; e < 2; ++e)
             if (p.relu)  // NaN stays
               value[e] = value[e] > 0.0f ? value[e] : (value[e] == value[e] ? 0.0f : value[e]);
-          }
           run.word[i] = pack2(value[0], value[1], T{});
         }
         store16(out + o, run);
@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
 template <class T>
 bool can_forward(const DeformForwardParams& p) {
   const DeformShape& s = p.shape;
-  return can(s, p.features) && with_tile(outputs_of_block(s), [&](auto n) {
+  return can(s, p.features) && aligned16(p.bias) && with_tile(outputs_of_block(s), [&](auto n) {
            return forward_stages<n()>(s.kernel_h * s.kernel_w) > 0;
          });
 }

@@ -14,10 +14,10 @@ namespace ggnet::deform::hopper {
 constexpr int kStepPixels = 64;
 constexpr int kGradChannels = 128;  // of a block
 constexpr int kGradStages = 4;
-constexpr int kPanelStep = kStepPixels * kPanelBytes;       // bytes of a panel of 64 elements
+constexpr int kPanelStep = kStepPixels * kPanelBytes;  // bytes of a panel of 64 elements
 constexpr int kProducerWarps = kBlock / 32;
-constexpr int kWarpPixels = kStepPixels / kProducerWarps;   // of a step, brought by a warp
-constexpr int kPlacedSteps = 32 / kWarpPixels;              // at a time: a lane places one point
+constexpr int kWarpPixels = kStepPixels / kProducerWarps;  // of a step, brought by a warp
+constexpr int kPlacedSteps = 32 / kWarpPixels;             // at a time: a lane places one point
 
 // Shared memory: stages of gradient and samples, placements and pixels of each producing warp,
 // barriers.
@@ -64,8 +64,8 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformW
     // A warp's pixels of a step are warp, warp + 8, ...: rows of a stage with one swizzle. A lane
     // places one of kPlacedSteps steps; it reads the next one's point in advance.
     auto pixel_of = [&](int step) {
-      return (begin + step + lane / kWarpPixels) * kStepPixels + lane % kWarpPixels * kProducerWarps +
-             warp;
+      return (begin + step + lane / kWarpPixels) * kStepPixels +
+             lane % kWarpPixels * kProducerWarps + warp;
     };
     auto read = [&](int step) {
       const int pixel = pixel_of(step);
@@ -100,10 +100,9 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformW
         const int pixel = i * (32 / kLanes) + lane / kLanes, chunk = lane % kLanes;
         const int row = my_rows[placed + pixel], o = first_output + chunk * 8;
         const bool inside = row >= 0 && o < s.outputs;
-        cp_async16(stage + chunk / 8 * kPanelStep +
-                       hopper_slot(warp + pixel * kProducerWarps, chunk % 8),
-                   grad_out + (inside ? static_cast<long long>(row) * s.outputs + o : 0),
-                   inside ? 16 : 0);
+        cp_async16(
+            stage + chunk / 8 * kPanelStep + hopper_slot(warp + pixel * kProducerWarps, chunk % 8),
+            grad_out + (inside ? static_cast<long long>(row) * s.outputs + o : 0), inside ? 16 : 0);
       }
       cp_async_commit();
       constexpr int kSampleLanes = kGradChannels / 8;
@@ -113,10 +112,13 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformW
           features, my_placements + placed + first, s, first_channel + chunk * 8,
           stage + kGradientBytes + chunk / 8 * kPanelStep +
               hopper_slot(warp + first * kProducerWarps, chunk % 8));
-      cp_async_wait<0>();
-      filled(full + ring.stage);
+      // The stage before is whole by now: a step's copies have had the time of two gathers.
+      cp_async_wait<1>();
+      if (step > 0) filled(full + (ring.stage == 0 ? kGradStages : ring.stage) - 1);
       ring.advance();
     }
+    cp_async_wait<0>();
+    if (steps > 0) filled(full + (ring.stage == 0 ? kGradStages : ring.stage) - 1);
   } else {
     take_registers<kConsumerRegisters>();
     const int warpgroup = threadIdx.x / kWarpgroup;
@@ -194,10 +196,11 @@ void weight_grad(const DeformWeightGradParams& p, void* stream) {
   const DeformShape& s = p.forward.shape;
   with_tile(outputs_of_block(s), [&](auto n) {
     if constexpr (n() >= 128)
-      GGNET_LAUNCH((weight_grad_kernel<T, n()>),
-                   dim3(s.kernel_h * s.kernel_w * ((s.channels + kGradChannels - 1) / kGradChannels),
-                        (s.outputs + n() - 1) / n(), p.splits),
-                   dim3(kThreadsOfRoles), weight_grad_bytes<n()>(), stream, p);
+      GGNET_LAUNCH(
+          (weight_grad_kernel<T, n()>),
+          dim3(s.kernel_h * s.kernel_w * ((s.channels + kGradChannels - 1) / kGradChannels),
+               (s.outputs + n() - 1) / n(), p.splits),
+          dim3(kThreadsOfRoles), weight_grad_bytes<n()>(), stream, p);
   });
 }
 

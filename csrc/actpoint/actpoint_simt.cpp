@@ -184,8 +184,8 @@ void actpoint_backward(const std::string& math, const py::dict& shape, const py:
 void actpoint_weight_grad(const std::string& math, const py::dict& shape,
                           const py::object& grad_out, const py::object& features,
                           const py::object& offset, const py::object& base, const py::object& mask,
-                          const py::object& grad_weight, const py::object& grad_bias,
-                          bool sigmoid, bool hopper) {
+                          const py::object& grad_weight, const py::object& grad_bias, bool sigmoid,
+                          bool hopper) {
   const Problem p = problem(shape);
   DeformWeightGradParams w{};
   w.forward = common(p, features, offset, base, mask, sigmoid);

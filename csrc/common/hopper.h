@@ -214,18 +214,20 @@ template <int N, class T>
 struct Wgmma;
 
 #if defined(GGNET_HOPPER)
-#define GGNET_WGMMA_ROWS(N, n, kOperands, kAdd, kName, kTransposed)                          \
-  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " kAdd ", 0;\n"                         \
-               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." kName "." kName             \
-               " " GGNET_WGMMA_TEXT_##n kOperands ", add, 1, 1, 0;\n}\n"                     \
-               : GGNET_WGMMA_OPERANDS_##n(d)                                                 \
+#define GGNET_WGMMA_ROWS(N, n, kOperands, kAdd, kName, kTransposed)              \
+  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " kAdd                      \
+               ", 0;\n"                                                          \
+               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." kName "." kName \
+               " " GGNET_WGMMA_TEXT_##n kOperands ", add, 1, 1, 0;\n}\n"         \
+               : GGNET_WGMMA_OPERANDS_##n(d)                                     \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)))
-#define GGNET_WGMMA_SHARED(N, n, kOperands, kAdd, kName, kTransposed)                        \
-  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " kAdd ", 0;\n"                         \
-               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." kName "." kName             \
+#define GGNET_WGMMA_SHARED(N, n, kOperands, kAdd, kName, kTransposed)                          \
+  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " kAdd                                    \
+               ", 0;\n"                                                                        \
+               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." kName "." kName               \
                " " GGNET_WGMMA_TEXT_##n kOperands ", add, 1, 1, " kTransposed ", " kTransposed \
-               ";\n}\n"                                                                      \
-               : GGNET_WGMMA_OPERANDS_##n(d)                                                 \
+                                                  ";\n}\n"                                     \
+               : GGNET_WGMMA_OPERANDS_##n(d)                                                   \
                : "l"(a), "l"(b), "r"(static_cast<int>(add)))
 #else
 #define GGNET_WGMMA_ROWS(...)
@@ -260,12 +262,18 @@ struct Wgmma;
       GGNET_EMULATE_WGMMA(d, N, nullptr, a, b, true, add, simt::kDecode);                          \
     }                                                                                              \
   };
-GGNET_DEFINE_WGMMA(64, 32, "{%32, %33, %34, %35}, %36", "%37", "%32, %33", "%34", __half, "f16", decode_half)
-GGNET_DEFINE_WGMMA(64, 32, "{%32, %33, %34, %35}, %36", "%37", "%32, %33", "%34", __nv_bfloat16, "bf16", decode_bfloat16)
-GGNET_DEFINE_WGMMA(128, 64, "{%64, %65, %66, %67}, %68", "%69", "%64, %65", "%66", __half, "f16", decode_half)
-GGNET_DEFINE_WGMMA(128, 64, "{%64, %65, %66, %67}, %68", "%69", "%64, %65", "%66", __nv_bfloat16, "bf16", decode_bfloat16)
-GGNET_DEFINE_WGMMA(256, 128, "{%128, %129, %130, %131}, %132", "%133", "%128, %129", "%130", __half, "f16", decode_half)
-GGNET_DEFINE_WGMMA(256, 128, "{%128, %129, %130, %131}, %132", "%133", "%128, %129", "%130", __nv_bfloat16, "bf16", decode_bfloat16)
+GGNET_DEFINE_WGMMA(64, 32, "{%32, %33, %34, %35}, %36", "%37", "%32, %33", "%34", __half, "f16",
+                   decode_half)
+GGNET_DEFINE_WGMMA(64, 32, "{%32, %33, %34, %35}, %36", "%37", "%32, %33", "%34", __nv_bfloat16,
+                   "bf16", decode_bfloat16)
+GGNET_DEFINE_WGMMA(128, 64, "{%64, %65, %66, %67}, %68", "%69", "%64, %65", "%66", __half, "f16",
+                   decode_half)
+GGNET_DEFINE_WGMMA(128, 64, "{%64, %65, %66, %67}, %68", "%69", "%64, %65", "%66", __nv_bfloat16,
+                   "bf16", decode_bfloat16)
+GGNET_DEFINE_WGMMA(256, 128, "{%128, %129, %130, %131}, %132", "%133", "%128, %129", "%130", __half,
+                   "f16", decode_half)
+GGNET_DEFINE_WGMMA(256, 128, "{%128, %129, %130, %131}, %132", "%133", "%128, %129", "%130",
+                   __nv_bfloat16, "bf16", decode_bfloat16)
 #undef GGNET_DEFINE_WGMMA
 
 }  // namespace ggnet

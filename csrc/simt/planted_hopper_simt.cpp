@@ -144,7 +144,7 @@ __global__ void columns(const T* a, const T* b, float* out, int steps) {
                                                     bug == Bug::kWrongStride ? 2048 : kPanel);
     for (int k = 0; k < kDepth; k += 16)
       Wgmma<N, T>::shared_columns(d, ggnet::hopper_advance(left, k * 128),
-                           ggnet::hopper_advance(right, k * 128), true);
+                                  ggnet::hopper_advance(right, k * 128), true);
     ggnet::wgmma_commit();
     if (bug == Bug::kEarlyRefill && threadIdx.x == 0) ggnet::mbarrier_arrive(empty + s);
     if (bug == Bug::kWrittenAccumulator) d[0] = 0;
