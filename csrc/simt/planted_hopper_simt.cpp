@@ -39,9 +39,10 @@ __device__ void store_accumulators(const float (&d)[N / 2], float* out) {
 
 // out(64 x N) = a(64 x depth) * b(N x depth)^T, depth = 64 * steps. A thread beyond the warpgroup
 // copies b in bulk: it is packed, each step a stack of N rows of 128 bytes in the 128-byte swizzle.
-template <class T, int N, Bug bug>
+// kShared: so is a, before b's rows in each step; otherwise it is read to registers.
+template <class T, int N, Bug bug, bool kShared>
 __global__ void rows(const T* a, const T* b, float* out, int steps) {
-  constexpr int kBytes = N * 128;
+  constexpr int kBytes = (N + kShared * 64) * 128;
   GGNET_DYNAMIC_SHARED(stages);
   GGNET_SHARED_ARRAY(uint64_t, full, kStages);
   GGNET_SHARED_ARRAY(uint64_t, empty, kStages);
@@ -56,11 +57,13 @@ __global__ void rows(const T* a, const T* b, float* out, int steps) {
   if (threadIdx.x >= kWarpgroup) {
     for (int step = 0; threadIdx.x == kWarpgroup && step < steps; ++step) {
       const int s = step % kStages;
+      unsigned char* stage = stages + s * kBytes;
       ggnet::mbarrier_wait(empty + s, (step / kStages + 1) % 2);
       ggnet::mbarrier_arrive_expect(full + s, bug == Bug::kFewBytes ? kBytes / 2 : kBytes);
+      if (kShared) ggnet::bulk_load(stage, a + step * 64 * 64, 64 * 128, full + s);
       for (int half = 0; half < 2; ++half)
-        ggnet::bulk_load(stages + s * kBytes + half * kBytes / 2, b + step * N * 64 + half * N * 32,
-                         kBytes / 2, full + s);
+        ggnet::bulk_load(stage + kBytes - N * 64 * (2 - half), b + step * N * 64 + half * N * 32,
+                         N * 64, full + s);
     }
     return;
   }
@@ -77,15 +80,20 @@ __global__ void rows(const T* a, const T* b, float* out, int steps) {
               a + (warp * 16 + g + r % 2 * 8) * 64 * steps + step * 64 + k * 16 + r / 2 * 8 + 2 * t,
               4);
     };
-    if (bug != Bug::kLateWrite) load();
+    if (!kShared && bug != Bug::kLateWrite) load();
     ggnet::mbarrier_wait(full + s, (step / kStages + (bug == Bug::kWrongPhase)) % 2);
     if (bug != Bug::kMissingWgmmaFence || step == 0) ggnet::wgmma_fence();
     if (bug == Bug::kLateWrite) load();
-    const uint64_t matrix =
-        ggnet::matrix_descriptor(stages + s * kBytes, bug == Bug::kWrongStride ? 2048 : 1024);
+    const int group = bug == Bug::kWrongStride ? 2048 : 1024;
+    const uint64_t left = ggnet::matrix_descriptor(stages + s * kBytes, 1024);
+    const uint64_t right = ggnet::matrix_descriptor(stages + (s + 1) * kBytes - N * 128, group);
     for (int k = 0; k < 4; ++k)
-      Wgmma<N, T>::rows(d, fragment[step % 2][k], ggnet::hopper_advance(matrix, k * 32),
-                        step > 0 || k > 0);
+      if constexpr (kShared)
+        Wgmma<N, T>::shared_rows(d, ggnet::hopper_advance(left, k * 32),
+                                 ggnet::hopper_advance(right, k * 32), step > 0 || k > 0);
+      else
+        Wgmma<N, T>::rows(d, fragment[step % 2][k], ggnet::hopper_advance(right, k * 32),
+                          step > 0 || k > 0);
     ggnet::wgmma_commit();
     if (bug == Bug::kWrittenAccumulator) d[0] = 0;
     if (bug == Bug::kEarlyRefill) ggnet::mbarrier_arrive(empty + s);
@@ -194,9 +202,13 @@ __global__ void stream(const T*, const T* b, float* out, int) {
 
 template <class T, int N, Bug bug>
 void launch(const std::string& kernel, const T* a, const T* b, float* out, int depth) {
+  constexpr int kRows = kWarpgroup + 32, kRowBytes = kStages * 128;
   if (kernel == "rows")
-    GGNET_LAUNCH((rows<T, N, bug>), dim3(1), dim3(kWarpgroup + 32), kStages * N * 128, nullptr, a,
-                 b, out, depth / 64);
+    GGNET_LAUNCH((rows<T, N, bug, false>), dim3(1), dim3(kRows), kRowBytes * N, nullptr, a, b, out,
+                 depth / 64);
+  else if (kernel == "shared_rows")
+    GGNET_LAUNCH((rows<T, N, bug, true>), dim3(1), dim3(kRows), kRowBytes * (N + 64), nullptr, a, b,
+                 out, depth / 64);
   else if (kernel == "stream")
     GGNET_LAUNCH((stream<T, N, bug>), dim3(1), dim3(kWarpgroup + 32), kStages * N * 2, nullptr, a,
                  b, out, depth);

@@ -9,6 +9,7 @@ from test_planted_bugs import in_process
 
 ORDERS = ({}, {"order": "reverse"}, {"order": "shuffled", "seed": 7})
 DEPTH = 320
+KERNELS = ("rows", "shared_rows", "columns", "stream")
 
 # Kernel, bug, and what is said of it ("wrong result": the output differs). Each is found in every
 # order, where what is asynchronous happens late.
@@ -16,6 +17,7 @@ FOUND = [
     ("rows", "early_read", "wrong result"),
     ("columns", "early_read", "wrong result"),
     ("rows", "early_refill", "changed before the product was waited for"),
+    ("shared_rows", "early_refill", "changed before the product was waited for"),
     ("columns", "early_refill", "changed before the product was waited for"),
     ("rows", "few_bytes", "too few bytes"),
     ("rows", "wrong_phase", "parity 1 of the mbarrier"),
@@ -38,6 +40,16 @@ TRACED = [
 ]
 
 
+def swizzled(matrix):
+    """Rows of 128 bytes of each step, their chunks of 16 bytes in the 128-byte swizzle."""
+    rows = len(matrix)
+    chunks = matrix.reshape(rows, DEPTH // 64, 8, 8).transpose(1, 0, 2, 3)
+    packed = np.empty_like(chunks, order="C")
+    for row in range(rows):
+        packed[:, row, np.arange(8) ^ (row % 8)] = chunks[:, row]
+    return packed
+
+
 def operands(kernel, dtype, size):
     """a, b as the kernel takes them, and the output expected, in float64."""
     if kernel == "stream":
@@ -49,12 +61,7 @@ def operands(kernel, dtype, size):
     product = (from_array(a, dtype) @ from_array(b, dtype).T).numpy()
     if kernel == "columns":
         return np.ascontiguousarray(a.T), np.ascontiguousarray(b.T), product
-    # Each step's rows of 128 bytes, their chunks of 16 bytes exchanged: the 128-byte swizzle.
-    chunks = b.reshape(size, DEPTH // 64, 8, 8).transpose(1, 0, 2, 3)
-    packed = np.empty_like(chunks)
-    for row in range(size):
-        packed[:, row, np.arange(8) ^ (row % 8)] = chunks[:, row]
-    return a, np.ascontiguousarray(packed), product
+    return (swizzled(a) if kernel == "shared_rows" else a), swizzled(b), product
 
 
 def launch(simt, kernel, bug, dtype, size, a, b, **options):
@@ -80,7 +87,7 @@ def check_traced(simt):
     """Runs in a process of its own; returns one line for each disagreement."""
     wrong = []
     for how in [{**order, "async_early": early} for order in ORDERS for early in (False, True)]:
-        for kernel in ("rows", "columns", "stream"):
+        for kernel in KERNELS:
             a, b, expected = operands(kernel, "float16", 128)
             try:
                 out = launch(simt, kernel, "", "float16", 128, a, b, **how)
@@ -101,7 +108,7 @@ def check_traced(simt):
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("size", [64, 128, 256])
-@pytest.mark.parametrize("kernel", ["rows", "columns", "stream"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_clean(simt, kernel, size, dtype, early):
     a, b, expected = operands(kernel, dtype, size)
     for order in ORDERS:
@@ -111,7 +118,7 @@ def test_clean(simt, kernel, size, dtype, early):
 
 def test_counters(simt):
     size = 128
-    for kernel in ("rows", "columns"):
+    for kernel in ("rows", "shared_rows", "columns"):
         a, b, _ = operands(kernel, "float16", size)
         launch(simt, kernel, "", "float16", size, a, b)
         counted = simt.counters()
@@ -119,7 +126,8 @@ def test_counters(simt):
         assert counted["mma_macs"] == 64 * size * DEPTH
         read = size if kernel == "rows" else size + 64  # a is in registers, or shared as well
         assert counted["shared_async_bytes"] == 2 * read * DEPTH
-        assert counted["async_bytes"] == (2 * size * DEPTH if kernel == "rows" else 0)
+        copied = {"rows": size, "shared_rows": size + 64, "columns": 0}[kernel]
+        assert counted["async_bytes"] == 2 * copied * DEPTH
 
 
 def test_sums_are_cut_as_on_hardware(simt):
