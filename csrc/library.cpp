@@ -25,7 +25,10 @@ STABLE_TORCH_LIBRARY(ggnet, m) {
       "Tensor grad_mask)");
   m.def(
       "hna_loss(Tensor logits, Tensor target, float alpha, float beta, float gamma, float eps, "
-      "bool with_grad) -> (Tensor loss, Tensor grad)");
+      "bool with_grad) -> (Tensor loss, Tensor grad, Tensor positives)");
+  m.def(
+      "hna_loss_gradient(Tensor grad_loss, Tensor logits, Tensor target, Tensor positives, "
+      "float alpha, float beta, float gamma, float eps) -> Tensor");
   m.def("hna_loss_backward(Tensor grad_loss, Tensor grad) -> Tensor");
   m.def("hna_loss_backward_(Tensor grad_loss, Tensor(a!) grad) -> ()");
   m.def(

@@ -39,6 +39,7 @@ def loss_kernel(
     logits,
     target,
     counts,
+    grad_loss,
     sums,
     grad,
     size,
@@ -48,15 +49,19 @@ def loss_kernel(
     beta,
     gamma,
     eps,
-    WITH_GRAD: tl.constexpr,
+    WITH_SUMS: tl.constexpr,
+    WITH_GRAD: tl.constexpr,  # 1: the gradient of the loss, 2: times *grad_loss
     BLOCK: tl.constexpr,
     PROGRAMS: tl.constexpr,  # the power of two above `programs`
 ):
-    ACC: tl.constexpr = sums.dtype.element_ty
+    ACC: tl.constexpr = grad_loss.dtype.element_ty
     program = tl.program_id(0)
     one = tl.arange(0, PROGRAMS)
     n = tl.sum(tl.load(counts + one, mask=one < programs, other=0), axis=0)
     n = tl.maximum(n, 1).to(ACC)
+    scale = 1.0 / n
+    if WITH_GRAD == 2:
+        scale *= tl.load(grad_loss)
     low = tl.full((), eps, ACC)
     total = tl.zeros((BLOCK,), ACC)
     for block in range(program, blocks, tl.num_programs(0)):
@@ -99,15 +104,17 @@ def loss_kernel(
                 q_alpha * (alpha * p * log_p - q),
                 p_alpha * (p - alpha * q * log_q),
             )
-            slope = tl.where(free | (slope != slope), slope / n, 0.0)
+            slope = tl.where(free | (slope != slope), slope * scale, 0.0)
             tl.store(grad + i, slope.to(grad.dtype.element_ty), mask=i < size)
-    tl.store(sums + program, tl.sum(total, axis=0) / n)
+    if WITH_SUMS:
+        tl.store(sums + program, tl.sum(total, axis=0) / n)
 
 
 @triton.jit
-def total_kernel(sums, loss, programs, PROGRAMS: tl.constexpr):
+def total_kernel(sums, counts, loss, positives, programs, PROGRAMS: tl.constexpr):
     one = tl.arange(0, PROGRAMS)
     tl.store(loss, tl.sum(tl.load(sums + one, mask=one < programs, other=0.0), axis=0))
+    tl.store(positives, tl.sum(tl.load(counts + one, mask=one < programs, other=0), axis=0))
 
 
 @triton.jit
@@ -127,28 +134,66 @@ def hna_loss(
     gamma: float,
     eps: float,
     with_grad: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     size = logits.numel()
-    format = _layout.memory_format(logits)
     grad = _layout.gradient(logits, with_grad)
+    positives = _layout.empty((), logits, dtype=torch.int32)
     loss = _layout.empty((), logits, dtype=torch.promote_types(logits.dtype, torch.float32))
-    blocks = triton.cdiv(size, BLOCK)
-    programs = max(1, min(blocks, MAX_BLOCKS))
-    padded = triton.next_power_of_2(programs)
+    blocks, programs, padded = _grid(size)
     counts = torch.empty((programs,), dtype=torch.int32, device=logits.device)
     sums = torch.empty((programs,), dtype=loss.dtype, device=logits.device)
-    # Cells in the order of memory: one line of numbers.
-    logits = logits.contiguous(memory_format=format)
-    target = target.contiguous(memory_format=format)
+    logits, target = _lines(logits, target)
     wrap_triton(count_kernel)[(programs,)](target, counts, size, blocks, BLOCK=BLOCK)
     wrap_triton(loss_kernel)[(programs,)](
-        *(logits, target, counts, sums, grad, size, blocks, programs, alpha, beta, gamma, eps),
-        WITH_GRAD=with_grad,
+        *(logits, target, counts, loss, sums, grad, size, blocks, programs),
+        *(alpha, beta, gamma, eps),
+        WITH_SUMS=True,
+        WITH_GRAD=int(with_grad),
         BLOCK=BLOCK,
         PROGRAMS=padded,
     )
-    wrap_triton(total_kernel)[(1,)](sums, loss, programs, PROGRAMS=padded)
-    return loss, grad
+    wrap_triton(total_kernel)[(1,)](sums, counts, loss, positives, programs, PROGRAMS=padded)
+    return loss, grad, positives
+
+
+@operator("hna_loss_gradient")
+def hna_loss_gradient(
+    grad_loss: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    positives: Tensor,
+    alpha: float,
+    beta: float,
+    gamma: float,
+    eps: float,
+) -> Tensor:
+    size = logits.numel()
+    grad = _layout.gradient(logits, True)
+    grad_loss = grad_loss.to(torch.promote_types(logits.dtype, torch.float32))
+    blocks, programs, _ = _grid(size)
+    logits, target = _lines(logits, target)
+    wrap_triton(loss_kernel)[(programs,)](
+        *(logits, target, positives, grad_loss, grad, grad, size, blocks, 1),
+        *(alpha, beta, gamma, eps),
+        WITH_SUMS=False,
+        WITH_GRAD=2,
+        BLOCK=BLOCK,
+        PROGRAMS=1,
+    )
+    return grad
+
+
+def _grid(size: int) -> tuple[int, int, int]:
+    """Blocks of cells, programs that share them, and the power of two above."""
+    blocks = triton.cdiv(size, BLOCK)
+    programs = max(1, min(blocks, MAX_BLOCKS))
+    return blocks, programs, triton.next_power_of_2(programs)
+
+
+def _lines(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Cells in the order of memory: one line of numbers."""
+    format = _layout.memory_format(logits)
+    return logits.contiguous(memory_format=format), target.contiguous(memory_format=format)
 
 
 def scale(grad_loss: Tensor, grad: Tensor, out: Tensor) -> None:

@@ -36,6 +36,14 @@ inline void check_grad_loss(const Tensor& grad_loss, const Tensor& grad) {
   check_device(grad_loss, "grad_loss", grad);
 }
 
+// What hna_loss counted.
+inline void check_positives(const Tensor& positives, const Tensor& logits) {
+  STD_TORCH_CHECK(positives.numel() == 1 && positives.scalar_type() == ScalarType::Int,
+                  "positives has ", positives.numel(), " elements of dtype ",
+                  positives.scalar_type(), ", expected 1 of int32");
+  check_device(positives, "positives", logits);
+}
+
 // A gradient that is scaled where it lies.
 inline void check_overwritten(const Tensor& grad_loss, const Tensor& grad) {
   check_grad_loss(grad_loss, grad);

@@ -80,11 +80,11 @@ GGNET_INLINE void prefetch(const T* from) {
   for (int64_t i = 0; i < kBlock; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
 }
 
-// Sum of the losses of n cells, and kGrad: their derivatives times inverse_count.
+// Sum of the losses of n cells, and kGrad: their derivatives times `scale`.
 template <bool kPaperPowers, bool kGrad, class T, class M>
 GGNET_INLINE double run_cells(const T* __restrict logits, const M* __restrict target,
                               T* __restrict grad, int64_t n,
-                              const Constants<MathType<T>>* constants, MathType<T> inverse_count) {
+                              const Constants<MathType<T>>* constants, MathType<T> scale) {
   using A = MathType<T>;
   const Constants<A> c = *constants;
   double sums[kLanes] = {};
@@ -94,7 +94,7 @@ GGNET_INLINE double run_cells(const T* __restrict logits, const M* __restrict ta
       A derivative;
       cell<kPaperPowers>(to_math(logits[start + i]), static_cast<A>(to_math(target[start + i])), c,
                          losses[i], derivative);
-      if constexpr (kGrad) grad[start + i] = from_math<T>(derivative * inverse_count);
+      if constexpr (kGrad) grad[start + i] = from_math<T>(derivative * scale);
     }
     for (int64_t i = count; i < kBlock; ++i) losses[i] = A(0);
     A partial[kLanes] = {};
@@ -134,11 +134,9 @@ void transpose(const M* map, M* out, const HnaLossParams& p, int64_t begin, int6
     for (int64_t i = 0; i < count; ++i) out[i * p.channels + v] = map[v * p.cells + begin + i];
 }
 
-template <class T, class M>
-double hna_loss_kernel(const T* logits, const M* target, T* grad, const HnaLossParams& p) {
-  using A = MathType<T>;
+template <class M>
+int32_t positives_kernel(const M* target, const HnaLossParams& p) {
   const Isa isa = cpu_isa();
-  const Constants<A> c = constants<A>(p);
   const int64_t total = p.batch * p.channels * p.cells;
   const int64_t chunks = (total + kChunk - 1) / kChunk;
   std::vector<int64_t> counts(chunks);
@@ -149,13 +147,26 @@ double hna_loss_kernel(const T* logits, const M* target, T* grad, const HnaLossP
   });
   int64_t positives = 0;
   for (int64_t count : counts) positives += count;
-  const double inverse_count = 1.0 / std::max<int64_t>(positives, 1);
+  return static_cast<int32_t>(positives);
+}
+
+double inverse(int32_t positives) { return 1.0 / std::max(positives, 1); }
+
+// Sum of the losses of all cells, and in `grad`, unless it is null, their derivatives times
+// `scale`.
+template <class T, class M>
+double hna_loss_kernel(const T* logits, const M* target, T* grad, const HnaLossParams& p,
+                       double scale) {
+  using A = MathType<T>;
+  const Isa isa = cpu_isa();
+  const Constants<A> c = constants<A>(p);
+  const int64_t total = p.batch * p.channels * p.cells;
+  const int64_t chunks = (total + kChunk - 1) / kChunk;
 
   const auto run_range = [&](const M* m, int64_t start, int64_t n) {
     const auto body = [&]<bool kPaperPowers, bool kGrad>() {
-      return run<run_cells<kPaperPowers, kGrad, T, M>>(isa, logits + start, m,
-                                                       kGrad ? grad + start : nullptr, n, &c,
-                                                       static_cast<A>(inverse_count));
+      return run<run_cells<kPaperPowers, kGrad, T, M>>(
+          isa, logits + start, m, kGrad ? grad + start : nullptr, n, &c, static_cast<A>(scale));
     };
     if (grad != nullptr)
       return c.paper_powers ? body.template operator()<true, true>()
@@ -187,7 +198,7 @@ double hna_loss_kernel(const T* logits, const M* target, T* grad, const HnaLossP
   }
   double sum = 0;
   for (double part : sums) sum += part;
-  return sum * inverse_count;
+  return sum;
 }
 
 // out = grad * factor; out may be grad.
@@ -199,30 +210,39 @@ void scale_kernel(const T* grad, T* out, int64_t n, double factor) {
   });
 }
 
-std::tuple<Tensor, Tensor> hna_loss(Tensor logits, Tensor target, double alpha, double beta,
-                                    double gamma, double eps, bool with_grad) {
+// f(pointer to logits, pointer to target), of their types.
+template <class F>
+void with_types(const Tensor& logits, const Tensor& target, F f) {
+  with_type(logits, "logits", [&]<class T>(T*) {
+    const T* x = static_cast<const T*>(logits.const_data_ptr());
+    if (target.scalar_type() == ScalarType::Float)
+      f(x, static_cast<const float*>(target.const_data_ptr()));
+    else
+      f(x, static_cast<const T*>(target.const_data_ptr()));
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor> hna_loss(Tensor logits, Tensor target, double alpha, double beta,
+                                            double gamma, double eps, bool with_grad) {
   const HnaLossParams params = hna_loss_params(logits, target, alpha, beta, gamma, eps);
   const auto dtype = logits.scalar_type();
   const Tensor grad =
       with_grad ? empty(logits.sizes(), logits, params.channels_last) : empty({0}, logits);
   const bool f64 = dtype == ScalarType::Double;
   const Tensor loss = empty({}, logits, false, f64 ? dtype : ScalarType::Float);
-  with_type(logits, "logits", [&]<class T>(T*) {
-    const auto launch = [&]<class M>(const M* targets) {
-      const double value =
-          hna_loss_kernel(static_cast<const T*>(logits.const_data_ptr()), targets,
-                          with_grad ? static_cast<T*>(grad.mutable_data_ptr()) : nullptr, params);
-      if (f64)
-        *static_cast<double*>(loss.mutable_data_ptr()) = value;
-      else
-        *static_cast<float*>(loss.mutable_data_ptr()) = static_cast<float>(value);
-    };
-    if (target.scalar_type() == ScalarType::Float)
-      launch(static_cast<const float*>(target.const_data_ptr()));
+  const Tensor positives = empty({}, logits, false, ScalarType::Int);
+  with_types(logits, target, [&]<class T, class M>(const T* x, const M* m) {
+    const int32_t count = positives_kernel(m, params);
+    T* derivatives = with_grad ? static_cast<T*>(grad.mutable_data_ptr()) : nullptr;
+    const double value =
+        hna_loss_kernel(x, m, derivatives, params, inverse(count)) * inverse(count);
+    *static_cast<int32_t*>(positives.mutable_data_ptr()) = count;
+    if (f64)
+      *static_cast<double*>(loss.mutable_data_ptr()) = value;
     else
-      launch(static_cast<const T*>(target.const_data_ptr()));
+      *static_cast<float*>(loss.mutable_data_ptr()) = static_cast<float>(value);
   });
-  return {loss, grad};
+  return {loss, grad, positives};
 }
 
 double read_scalar(const Tensor& grad_loss) {
@@ -231,6 +251,20 @@ double read_scalar(const Tensor& grad_loss) {
     value = to_math(*static_cast<const T*>(grad_loss.const_data_ptr()));
   });
   return value;
+}
+
+Tensor hna_loss_gradient(Tensor grad_loss, Tensor logits, Tensor target, Tensor positives,
+                         double alpha, double beta, double gamma, double eps) {
+  const HnaLossParams params = hna_loss_params(logits, target, alpha, beta, gamma, eps);
+  check_grad_loss(grad_loss, logits);
+  check_positives(positives, logits);
+  const double scale =
+      read_scalar(grad_loss) * inverse(*static_cast<const int32_t*>(positives.const_data_ptr()));
+  const Tensor grad = empty(logits.sizes(), logits, params.channels_last);
+  with_types(logits, target, [&]<class T, class M>(const T* x, const M* m) {
+    hna_loss_kernel(x, m, static_cast<T*>(grad.mutable_data_ptr()), params, scale);
+  });
+  return grad;
 }
 
 void scale(const Tensor& grad_loss, const Tensor& grad, const Tensor& out) {
@@ -260,6 +294,7 @@ void hna_loss_backward_(Tensor grad_loss, Tensor grad) {
 
 STABLE_TORCH_LIBRARY_IMPL(ggnet, CPU, m) {
   m.impl("hna_loss", TORCH_BOX(&hna_loss));
+  m.impl("hna_loss_gradient", TORCH_BOX(&hna_loss_gradient));
   m.impl("hna_loss_backward", TORCH_BOX(&hna_loss_backward));
   m.impl("hna_loss_backward_", TORCH_BOX(&hna_loss_backward_));
 }

@@ -126,17 +126,20 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0 && count > 0) atomicAdd(positives, count);
 }
 
-__device__ __forceinline__ float inverse(int positives) {
-  return 1.0f / static_cast<float>(positives > 1 ? positives : 1);
+// Of the derivatives: 1 / N, times *factor unless it is null.
+__device__ __forceinline__ float scale_of(const int* positives, const float* factor) {
+  const float n = static_cast<float>(*positives > 1 ? *positives : 1);
+  return (factor != nullptr ? *factor : 1.0f) / n;
 }
 
-// Logits and target in the same order. partial[block] = sum of its kShare cells' terms.
+// Logits and target in the same order. partial[block] = sum of its kShare cells' terms, unless
+// it is null.
 template <class T, class M, bool kPaperPowers>
 __global__ void __launch_bounds__(kThreads)
     terms_kernel(const T* logits, const M* target, T* grad, long long total, Constants c,
-                 const int* positives, double* partial) {
+                 const int* positives, const float* factor, double* partial) {
   constexpr int kVector = 8;  // cells of a thread at a time
-  const float scale = inverse(*positives);
+  const float scale = scale_of(positives, factor);
   const long long begin = static_cast<long long>(blockIdx.x) * kShare;
   const bool aligned = aligned16(logits) && aligned16(target) && aligned16(grad);
   double sum = 0.0;
@@ -168,6 +171,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     sum += terms;
   }
+  if (partial == nullptr) return;
   sum = block_sum(sum);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
@@ -178,9 +182,9 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, class M, bool kPaperPowers>
 __global__ void __launch_bounds__(kThreads)
     turned_terms_kernel(const T* logits, const M* target, T* grad, int channels, int cells,
-                        Constants c, const int* positives, double* partial) {
+                        Constants c, const int* positives, const float* factor, double* partial) {
   GGNET_SHARED_ARRAY(float, turned, kTileChannels*(kTileCells + 1));  // one more: other banks
-  const float scale = inverse(*positives);
+  const float scale = scale_of(positives, factor);
   const int first_cell = blockIdx.x * kTileCells, first_channel = blockIdx.y * kTileChannels;
   const long long image = static_cast<long long>(blockIdx.z) * channels * cells;
   for (int i = threadIdx.x; i < kTileChannels * kTileCells; i += kThreads) {
@@ -202,6 +206,7 @@ __global__ void __launch_bounds__(kThreads)
                                 derivative);
     if (grad != nullptr) grad[index] = from_float<T>(derivative * scale);
   }
+  if (partial == nullptr) return;
   sum = block_sum(sum + terms);
   if (threadIdx.x == 0)
     partial[(blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x] = sum;
@@ -249,38 +254,52 @@ inline long long partial_size(const HnaLossParams& p) {
   return blocks(p.batch * p.channels * p.cells, kShare);
 }
 
+// The terms of all cells: partial sums, and gradients unless `grad` is null.
+template <class T, class M>
+void terms(const T* logits, const M* target, T* grad, const HnaLossParams& p, const int* positives,
+           const float* factor, double* partial, void* stream) {
+  const long long total = p.batch * p.channels * p.cells;
+  if (total == 0) return;
+  const Constants c = constants(p);
+  const bool paper = p.alpha == 2 && p.gamma == 4;
+  if (turned(p)) {
+    const dim3 grid(blocks(p.cells, kTileCells), blocks(p.channels, kTileChannels),
+                    static_cast<unsigned>(p.batch));
+    const int channels = static_cast<int>(p.channels), cells = static_cast<int>(p.cells);
+    if (paper)
+      GGNET_LAUNCH((turned_terms_kernel<T, M, true>), grid, dim3(kThreads), 0, stream, logits,
+                   target, grad, channels, cells, c, positives, factor, partial);
+    else
+      GGNET_LAUNCH((turned_terms_kernel<T, M, false>), grid, dim3(kThreads), 0, stream, logits,
+                   target, grad, channels, cells, c, positives, factor, partial);
+  } else if (paper) {
+    GGNET_LAUNCH((terms_kernel<T, M, true>), dim3(blocks(total, kShare)), dim3(kThreads), 0, stream,
+                 logits, target, grad, total, c, positives, factor, partial);
+  } else {
+    GGNET_LAUNCH((terms_kernel<T, M, false>), dim3(blocks(total, kShare)), dim3(kThreads), 0,
+                 stream, logits, target, grad, total, c, positives, factor, partial);
+  }
+}
+
 // logits, grad: [batch, channels, cells] or [batch, cells, channels]; grad may be null; positives
 // is an integer set to zero. loss: one float.
 template <class T, class M>
 void hna_loss(const T* logits, const M* target, T* grad, const HnaLossParams& p, int* positives,
               double* partial, float* loss, void* stream) {
   const long long total = p.batch * p.channels * p.cells;
-  const Constants c = constants(p);
-  if (total > 0) {
-    const unsigned counting = blocks(total, 8 * kShare);  // a few loads for each thread
-    GGNET_LAUNCH((count_positives_kernel<M>), dim3(counting), dim3(kThreads), 0, stream, target,
-                 total, positives);
-    const bool paper = p.alpha == 2 && p.gamma == 4;
-    if (turned(p)) {
-      const dim3 grid(blocks(p.cells, kTileCells), blocks(p.channels, kTileChannels),
-                      static_cast<unsigned>(p.batch));
-      const int channels = static_cast<int>(p.channels), cells = static_cast<int>(p.cells);
-      if (paper)
-        GGNET_LAUNCH((turned_terms_kernel<T, M, true>), grid, dim3(kThreads), 0, stream, logits,
-                     target, grad, channels, cells, c, positives, partial);
-      else
-        GGNET_LAUNCH((turned_terms_kernel<T, M, false>), grid, dim3(kThreads), 0, stream, logits,
-                     target, grad, channels, cells, c, positives, partial);
-    } else if (paper) {
-      GGNET_LAUNCH((terms_kernel<T, M, true>), dim3(blocks(total, kShare)), dim3(kThreads), 0,
-                   stream, logits, target, grad, total, c, positives, partial);
-    } else {
-      GGNET_LAUNCH((terms_kernel<T, M, false>), dim3(blocks(total, kShare)), dim3(kThreads), 0,
-                   stream, logits, target, grad, total, c, positives, partial);
-    }
-  }
+  if (total > 0)  // a few loads for each thread
+    GGNET_LAUNCH((count_positives_kernel<M>), dim3(blocks(total, 8 * kShare)), dim3(kThreads), 0,
+                 stream, target, total, positives);
+  terms(logits, target, grad, p, positives, nullptr, partial, stream);
   GGNET_LAUNCH(sum_kernel, dim3(1), dim3(kThreads), 0, stream, partial,
                static_cast<int>(partial_size(p)), positives, loss);
+}
+
+// The gradient times *factor, rounded once. positives: what hna_loss counted.
+template <class T, class M>
+void hna_loss_gradient(const T* logits, const M* target, T* grad, const HnaLossParams& p,
+                       const int* positives, const float* factor, void* stream) {
+  terms(logits, target, grad, p, positives, factor, nullptr, stream);
 }
 
 // factor: one float on the device.

@@ -1,15 +1,15 @@
-"""What differentiating a derivative says."""
+"""What differentiating the operator of a derivative says."""
 
 import torch
 
 
-def refuse_double_backward(namespace: str, op: str) -> None:
-    """Make the second derivative of `op` raise, and name what can compute it."""
+def refuse_double_backward(namespace: str, op: str, derivative: str) -> None:
+    """Make differentiating the operator `derivative` of `op` raise, and name what to call."""
 
     def backward(ctx, *grads):
         raise RuntimeError(
-            f"ggnet.ops.{op} is differentiable once; for second derivatives call "
-            f"ggnet.reference.{op}, which plain autograd differentiates"
+            f"torch.ops.{namespace}.{derivative} is not differentiable; for second derivatives "
+            f"differentiate ggnet.ops.{op} with create_graph=True"
         )
 
-    torch.library.register_autograd(f"{namespace}::{op}_backward", backward)
+    torch.library.register_autograd(f"{namespace}::{derivative}", backward)

@@ -5,7 +5,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ggnet.ops import _check, _layout
+from ggnet import reference
+from ggnet.ops import _check, _composite, _layout
 from ggnet.ops._autocast import register_autocast
 from ggnet.ops._backend import resolve_operator, tf32_allowed
 from ggnet.ops._double_backward import refuse_double_backward
@@ -29,7 +30,8 @@ def actpoint_aggregate(
     CVPR 2019).
 
     float32, bfloat16, float16, and float64 on the CPU; sums are at least float32. Differentiable in
-    all five tensors, once: for second derivatives call `ggnet.reference.actpoint_aggregate`.
+    all five tensors; second derivatives, forward mode and torch.func run plain torch operations,
+    which are slower and materialize the columns.
     Under autocast everything is cast to the region's dtype. On a GPU, float32 is multiplied in TF32
     where `torch.backends.cuda.matmul.allow_tf32` is set; elsewhere tensor cores reach float32's
     accuracy by three TF32 products (magnitudes below 1e-34 lose relative accuracy).
@@ -74,6 +76,9 @@ def actpoint_aggregate(
         "features", features, points=points, weight=weight, bias=bias, base_offset=base_offset
     )
     operator = resolve_operator("actpoint_aggregate", features)
+    tensors = (features, points, weight, bias, base_offset)
+    if _composite.needed(*tensors):
+        return _composite.run(partial(reference.actpoint_aggregate, relu=relu), tensors)
     return operator(
         features, points, weight, bias, base_offset, relu=relu, tf32=tf32_allowed(features)
     )
@@ -116,6 +121,14 @@ def _backward(operator, ctx, grad_output):
     # The dispatcher drops trailing arguments that have their default value.
     wants = (*ctx.needs_input_grad, False, False)[:5]
     wants_features, wants_points, wants_weight, wants_bias, wants_base = wants
+    if torch.is_grad_enabled():  # create_graph
+        if output is not None:  # NaN passes, as it does through ReLU
+            grad_output = grad_output.masked_fill(output.detach() <= 0, 0)
+        bias = weight.new_zeros(weight.shape[:1]).requires_grad_()
+        tensors = (features, points, weight, bias, base_offset)
+        return tuple(
+            _composite.gradients(reference.actpoint_aggregate, tensors, wants, grad_output)
+        )
     mask = wants_features + 2 * (wants_points or wants_base) + 4 * wants_weight + 8 * wants_bias
     grad_features, grad_points, grad_weight, grad_bias = operator(
         grad_output,
@@ -150,7 +163,7 @@ def register(namespace: str) -> None:
     torch.library.register_autograd(
         f"{namespace}::actpoint_aggregate", backward, setup_context=_setup_context
     )
-    refuse_double_backward(namespace, "actpoint_aggregate")
+    refuse_double_backward(namespace, "actpoint_aggregate", "actpoint_aggregate_backward")
     register_autocast(namespace, "actpoint_aggregate")
 
 

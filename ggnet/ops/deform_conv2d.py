@@ -5,7 +5,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ggnet.ops import _check, _layout
+from ggnet import reference
+from ggnet.ops import _check, _composite, _layout
 from ggnet.ops._autocast import register_autocast
 from ggnet.ops._backend import resolve_operator, tf32_allowed
 from ggnet.ops._double_backward import refuse_double_backward
@@ -28,8 +29,9 @@ def deform_conv2d(
     input.
 
     float32, bfloat16, float16, and float64 on the CPU; sums are at least float32. Differentiable in
-    all five tensors, once: for second derivatives call `ggnet.reference.deform_conv2d`. Under
-    autocast everything is cast to the region's dtype.
+    all five tensors; second derivatives, forward mode and torch.func run plain torch operations,
+    which are slower and materialize the columns. Under autocast everything is cast to the region's
+    dtype.
 
     Args:
         input: (B, C, H, W); the output has its memory format.
@@ -90,9 +92,20 @@ def deform_conv2d(
     _check.floating("input", input)
     _check.like("input", input, offset=offset, weight=weight, bias=bias, mask=mask)
     operator = resolve_operator("deform_conv2d", input)
+    tensors = (input, offset, weight, bias, mask)
+    if _composite.needed(*tensors):
+        return _composite.run(_reference((*stride, *padding, *dilation)), tensors)
     return operator(
         input, offset, weight, bias, *stride, *padding, *dilation, mask, tf32=tf32_allowed(input)
     )
+
+
+def _reference(steps):
+    def function(input, offset, weight, bias, mask):
+        pairs = (tuple(steps[i : i + 2]) for i in (0, 2, 4))
+        return reference.deform_conv2d(input, offset, weight, bias, *pairs, mask)
+
+    return function
 
 
 def _output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
@@ -124,14 +137,21 @@ def _setup_context(ctx, inputs, keyword_only_inputs, output) -> None:
 
 def _backward(operator, ctx, grad_output):
     wants = [ctx.needs_input_grad[i] for i in (0, 1, 2, 3, 10)]
-    grads = operator(
-        grad_output,
-        *ctx.saved_tensors,
-        *ctx.steps,
-        sum(bool(want) << bit for bit, want in enumerate(wants)),
-        torch.are_deterministic_algorithms_enabled(),
-        tf32=ctx.tf32,
-    )
+    if torch.is_grad_enabled():  # create_graph
+        input, offset, weight, mask = ctx.saved_tensors
+        bias = weight.new_zeros(weight.shape[:1]).requires_grad_()
+        grads = _composite.gradients(
+            _reference(ctx.steps), (input, offset, weight, bias, mask), wants, grad_output
+        )
+    else:
+        grads = operator(
+            grad_output,
+            *ctx.saved_tensors,
+            *ctx.steps,
+            sum(bool(want) << bit for bit, want in enumerate(wants)),
+            torch.are_deterministic_algorithms_enabled(),
+            tf32=ctx.tf32,
+        )
     *first, last = (grad if want else None for grad, want in zip(grads, wants, strict=True))
     return (*first, *[None] * 6, last)
 
@@ -144,7 +164,7 @@ def register(namespace: str) -> None:
     torch.library.register_autograd(
         f"{namespace}::deform_conv2d", backward, setup_context=_setup_context
     )
-    refuse_double_backward(namespace, "deform_conv2d")
+    refuse_double_backward(namespace, "deform_conv2d", "deform_conv2d_backward")
     register_autocast(namespace, "deform_conv2d")
 
 

@@ -5,8 +5,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ggnet.ops import _check, _layout
-from ggnet.ops._autocast import register_autocast
+from ggnet import reference
+from ggnet.ops import _check, _composite, _layout
 from ggnet.ops._backend import resolve_operator
 from ggnet.ops._double_backward import refuse_double_backward
 
@@ -29,12 +29,14 @@ def hna_loss(
         otherwise    (1 - M)^gamma P^alpha log(1 - P)
 
     and the loss is minus their sum over N = max(1, number of cells with M = 1). Without cells of -1
-    it is CenterNet's focal loss. One pass computes the loss and its gradient; N is counted on the
-    device; the sum's order is fixed, so the result is reproducible bit by bit.
+    it is CenterNet's focal loss. N is counted on the device; the sum's order is fixed, so the
+    result is reproducible bit by bit. In float32 and float64 one pass computes the loss and its
+    gradient. In half types the gradient is computed where it is asked for: multiplied by all that
+    follows the loss, a loss scale for example, and then rounded, once.
 
-    Differentiable in the logits, once: for second derivatives call `ggnet.reference.hna_loss`; no
-    gradient flows to the target, and none where the clamp is active. Under autocast both tensors
-    are cast to float32.
+    Differentiable in the logits; no gradient flows to the target, and none where the clamp is
+    active. Second derivatives, forward mode and torch.func run plain torch operations in float64.
+    All arithmetic is in float32 at least, under autocast as without.
 
     Args:
         logits: (B, V, H, W), float32, bfloat16, float16, or float64 on the CPU.
@@ -63,13 +65,33 @@ def hna_loss(
     if not 0 < eps < 0.5:
         raise ValueError(f"eps is {eps}; expected a number between 0 and 0.5")
     operator = resolve_operator("hna_loss", logits)
-    with_grad = torch.is_grad_enabled() and logits.requires_grad
+    if _composite.needed(logits, target):
+        loss = _composite_loss(logits.double(), target, alpha, beta, gamma, eps)
+        return loss.to(_loss_dtype(logits))
+    stored = logits.dtype in (torch.float32, torch.float64)
+    with_grad = stored and torch.is_grad_enabled() and logits.requires_grad
     return operator(logits, target, alpha, beta, gamma, eps, with_grad)[0]
 
 
+def _composite_loss(logits, target, alpha, beta, gamma, eps):
+    target = target.detach().double()
+    return reference.hna_loss(logits, target, alpha=alpha, beta=beta, gamma=gamma, eps=eps)
+
+
+def _loss_dtype(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
 def _fake(logits, target, alpha, beta, gamma, eps, with_grad):
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return _layout.empty((), logits, dtype=dtype), _layout.gradient(logits, with_grad)
+    return (
+        _layout.empty((), logits, dtype=_loss_dtype(logits)),
+        _layout.gradient(logits, with_grad),
+        _layout.empty((), logits, dtype=torch.int32),
+    )
+
+
+def _fake_gradient(grad_loss, logits, target, positives, alpha, beta, gamma, eps):
+    return _layout.gradient(logits, True)
 
 
 def _fake_backward(grad_loss, grad):
@@ -81,30 +103,35 @@ def _fake_backward_(grad_loss, grad):
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    ctx.with_grad = inputs[-1]
+    logits, target, *ctx.parameters, ctx.stored = inputs
+    _, grad, positives = output
     # The second output is the graph's own, which its backward may overwrite. Nothing flows back
     # through it, and no map of zeros is made to say so.
-    ctx.mark_non_differentiable(output[1])
+    ctx.mark_non_differentiable(grad, positives)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[1])
+    ctx.save_for_backward(logits, target, grad, positives)
 
 
-def _backward(scaled, scale_, ctx, grad_loss, _):
-    if not ctx.with_grad:
-        raise RuntimeError(
-            "torch.ops.ggnet.hna_loss was called with with_grad=False, so there is no gradient; "
-            "call ggnet.ops.hna_loss, which asks for it when the logits require it"
-        )
+def _backward(operators, ctx, grad_loss, *_):
     if grad_loss is None:
         return (None,) * 7
-    (grad,) = ctx.saved_tensors
-    if torch.is_grad_enabled():  # create_graph: the operator refuses when it is differentiated
-        grad = scaled(grad_loss, grad.requires_grad_())
+    logits, target, grad, positives = ctx.saved_tensors
+    if torch.is_grad_enabled():  # create_graph
+        grad = _differentiable_gradient(grad_loss, logits, target, ctx.parameters)
+    elif not ctx.stored:
+        grad = operators.hna_loss_gradient(grad_loss, logits, target, positives, *ctx.parameters)
     elif _may_overwrite(grad, grad_loss):
-        scale_(grad_loss, grad)
+        operators.hna_loss_backward_(grad_loss, grad)
     else:
-        grad = scaled(grad_loss, grad)
+        grad = operators.hna_loss_backward(grad_loss, grad)
     return grad, *[None] * 6
+
+
+def _differentiable_gradient(grad_loss, logits, target, parameters):
+    wide = logits.double().view_as(logits)
+    loss = _composite_loss(wide, target, *parameters)
+    (grad,) = torch.autograd.grad(loss, wide, create_graph=True)
+    return (grad * grad_loss).to(logits.dtype)
 
 
 def _may_overwrite(grad: Tensor, grad_loss: Tensor) -> bool:
@@ -124,17 +151,17 @@ def _may_overwrite(grad: Tensor, grad_loss: Tensor) -> bool:
 
 
 def register(namespace: str) -> None:
-    """Register the fake kernels, autograd and autocast of `namespace`'s operator."""
+    """Register the fake kernels and autograd of `namespace`'s operator."""
     operators = getattr(torch.ops, namespace)
     torch.library.register_fake(f"{namespace}::hna_loss", _fake)
+    torch.library.register_fake(f"{namespace}::hna_loss_gradient", _fake_gradient)
     torch.library.register_fake(f"{namespace}::hna_loss_backward", _fake_backward)
     torch.library.register_fake(f"{namespace}::hna_loss_backward_", _fake_backward_)
-    backward = partial(_backward, operators.hna_loss_backward, operators.hna_loss_backward_)
     torch.library.register_autograd(
-        f"{namespace}::hna_loss", backward, setup_context=_setup_context
+        f"{namespace}::hna_loss", partial(_backward, operators), setup_context=_setup_context
     )
-    refuse_double_backward(namespace, "hna_loss")
-    register_autocast(namespace, "hna_loss", torch.float32)
+    for derivative in ("hna_loss_gradient", "hna_loss_backward"):
+        refuse_double_backward(namespace, "hna_loss", derivative)
 
 
 register("ggnet")

@@ -159,8 +159,35 @@ def test_gradient_is_scaled_by_what_follows():
 
 
 @pytest.mark.interpreted
-def test_backward_can_run_again_where_the_graph_is_kept():
-    logits, target = inputs(1, 2, 5, 5)
+@pytest.mark.parametrize("target_layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_loss_scale_comes_before_the_rounding(dtype, layout, target_layout):
+    """Half logits, the loss outside of autocast, GradScaler's first factor: the gradients are
+    those of float64 rounded once, where most underflow without the factor."""
+    logits = (randn(3, 4, 19, 23, scale=2.0) - 6).to(dtype).contiguous(memory_format=layout)
+    target = torch.zeros(3, 4, 19, 23).contiguous(memory_format=target_layout)
+    target[:, :, 3] = 1
+    target[:, :, 5, ::3] = -1
+
+    def scaled(function):
+        return lambda x: 65536.0 * function(x, target.to(torch.promote_types(x.dtype, torch.float)))
+
+    _, (grad,) = value_and_gradients(scaled(ops.hna_loss), [logits])
+    _, (wide,) = value_and_gradients(scaled(reference.hna_loss), [logits.double()])
+    kept = wide.to(dtype) != 0
+    assert grad.dtype == dtype
+    assert torch.equal(grad != 0, kept)
+    # A unit in the last place: the arithmetic in float32 may be on the other side of a tie.
+    unit = torch.finfo(dtype).eps * wide.abs().clamp(min=torch.finfo(dtype).smallest_normal)
+    assert ((grad.double() - wide).abs() <= 0.51 * unit).all()
+    assert ((wide / 65536).to(dtype) == 0)[kept].any() == (dtype == torch.float16)
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_backward_can_run_again_where_the_graph_is_kept(dtype):
+    logits, target = (t.to(dtype) for t in inputs(1, 2, 5, 5))
     logits.requires_grad_()
     loss = 3 * ops.hna_loss(logits, target)
     grads = [torch.autograd.grad(loss, logits, retain_graph=True)[0]]
@@ -175,21 +202,24 @@ def test_backward_can_run_again_where_the_graph_is_kept():
 
 @pytest.mark.interpreted
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_stored_gradient_is_the_only_map(dtype, layout):
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_gradient_is_the_only_map(dtype, layout):
+    """Beside logits and target; half types make it where backward runs."""
     logits, target = (t.to(dtype) for t in inputs(2, 3, 6, 5))
     logits = logits.contiguous(memory_format=layout).requires_grad_()
     stored = []
 
     def store(tensor):
-        stored.append(tensor.data_ptr())
+        if tensor.numel() > 1 and tensor.data_ptr() not in (logits.data_ptr(), target.data_ptr()):
+            stored.append(tensor.data_ptr())
         return tensor
 
     for factor in (1, 0.3):
+        stored.clear()
         with torch.autograd.graph.saved_tensors_hooks(store, lambda tensor: tensor):
             loss = ops.hna_loss(logits, target)
         (grad,) = torch.autograd.grad(factor * loss, logits)
-        assert [grad.data_ptr()] == stored[-1:]
+        assert stored == ([grad.data_ptr()] if dtype in (torch.float32, torch.float64) else [])
         _, want = loss_and_gradient(
             lambda x, t, factor=factor: factor * reference.hna_loss(x, t), logits.double(), target
         )
@@ -205,6 +235,8 @@ def test_a_stored_gradient_with_gaps_is_not_overwritten():
     unpacked = torch.full((1, 2, 5, 12), torch.nan, dtype=torch.float64)
 
     def unpack(tensor):
+        if tensor.numel() == 1 or tensor.data_ptr() in (logits.data_ptr(), target.data_ptr()):
+            return tensor
         unpacked[..., ::2] = tensor
         return unpacked[..., ::2]
 
@@ -264,15 +296,6 @@ def test_large_maps_do_not_lose_small_terms():
         loss = ops.hna_loss(logits, target)
     expected = reference.hna_loss(logits.double(), target.double())
     assert_close("loss", loss, expected, torch.float32)
-
-
-@pytest.mark.interpreted
-def test_a_second_derivative_is_refused_by_name():
-    logits, target = inputs(1, 2, 3, 3)
-    logits.requires_grad_()
-    (grad,) = torch.autograd.grad(ops.hna_loss(logits, target), logits, create_graph=True)
-    with pytest.raises(RuntimeError, match="reference.hna_loss"):
-        grad.sum().backward()
 
 
 @pytest.mark.interpreted

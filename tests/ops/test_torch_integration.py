@@ -51,6 +51,11 @@ FUNCTIONS = {
         True,
     ),
     "hna_loss": (ops.hna_loss, HNA, True),
+    "hna_loss of half logits": (
+        lambda logits, target: 64 * ops.hna_loss(logits, target),
+        tuple(t.bfloat16() for t in HNA),
+        True,
+    ),
     "draw_heatmaps": (lambda *t: ops.draw_heatmaps(*t, (2, 3, 8, 9)), POINTS, False),
     "topk_peaks": (lambda x: ops.topk_peaks(x, 9), (f32(2, 3, 7, 8),), False),
     "match_points": (ops.match_points, (*MATCH, PAIRS), False),
@@ -199,6 +204,11 @@ def opcheck_cases():
     yield "hna_loss", (*grad(HNA[0]), HNA[1], *powers, True), {}
     yield "hna_loss", (HNA[0].contiguous(memory_format=last), HNA[1], *powers, True), {}
     yield "hna_loss", (*HNA, *powers, False), {}
+    half = tuple(t.bfloat16() for t in HNA)
+    yield "hna_loss", (*grad(half[0]), half[1], *powers, False), {}
+    count = torch.tensor(3, dtype=torch.int32)
+    for tensors in (HNA, half, (half[0].contiguous(memory_format=last), HNA[1])):
+        yield "hna_loss_gradient", (torch.tensor(2.0), *tensors, count, *powers), {}
     yield "hna_loss_backward", (torch.tensor(2.0), f32(2, 3, 5, 4)), {}
     yield "hna_loss_backward_", (torch.tensor(2.0), f32(2, 3, 5, 4)), {}
     yield "draw_heatmaps", (*POINTS, [2, 3, 8, 9], 6.0, 2.0), {}
