@@ -158,7 +158,7 @@ def test_gradient_is_scaled_by_what_follows():
     assert_close("gradient", scaled, 3 * grad, torch.float64)
 
 
-@pytest.mark.interpreted
+@pytest.mark.interpreted({"dtype": torch.float16})  # it cuts bfloat16 off, a device rounds
 @pytest.mark.parametrize("target_layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -23,14 +23,29 @@ def problem(shape, dtype, seed=0):
     return logits, rounded(target, dtype)
 
 
-def run(simt, logits, target, dtype, parameters, *, layout="rows", float_target=False, grad=True):
-    """(loss, gradient in float64). layout: rows; last: channels_last; turned: logits only."""
+def run(
+    simt,
+    logits,
+    target,
+    dtype,
+    parameters,
+    *,
+    layout="rows",
+    float_target=False,
+    grad=True,
+    **scale,
+):
+    """(loss, gradient in float64). layout: rows; last: channels_last; turned: logits only.
+
+    scale: positives and factor of hna_loss_gradient, which gives no loss.
+    """
     b, v, h, w = logits.shape
     arrange = {"rows": (0, 1, 2, 3), "last": (0, 2, 3, 1)}
     of_logits = arrange["rows" if layout == "rows" else "last"]
     of_target = arrange["last" if layout == "last" else "rows"]
     out = garbage(tuple(logits.permute(of_logits).shape), dtype) if grad else None
-    loss = simt.hna_loss(
+    function = simt.hna_loss_gradient if scale else simt.hna_loss
+    loss = function(
         type=dtype,
         batch=b,
         channels=v,
@@ -42,6 +57,7 @@ def run(simt, logits, target, dtype, parameters, *, layout="rows", float_target=
         target_channels_last=layout == "last",
         target_is_float=float_target,
         **parameters,
+        **scale,
     )
     if grad:
         out = from_array(out, dtype)
@@ -74,6 +90,26 @@ def test_loss_and_gradient_equal_the_reference(simt, shape, dtype, parameters, l
         # No sum depends on the order of blocks or threads.
         assert got_loss == results[0][0]
         assert torch.equal(got_grad, results[0][1])
+
+
+@pytest.mark.parametrize("layout", ["rows", "last", "turned"])
+@pytest.mark.parametrize("parameters", [PAPER, OTHER], ids=["paper", "other"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_gradient_with_a_factor_is_rounded_once(simt, shape, dtype, parameters, layout):
+    logits, target = problem(shape, dtype)
+    logits -= 6  # small gradients: without the factor many underflow
+    logits = rounded(logits, dtype)
+    _, grad = exact(logits, target, parameters)
+    _, got = run(
+        *(simt, logits, target, dtype, parameters),
+        layout=layout,
+        factor=512.0,
+        positives=int((target == 1).sum()),
+    )
+    wide, finfo = 512 * grad, torch.finfo(getattr(torch, dtype))
+    unit = finfo.eps * wide.abs().clamp_min(finfo.smallest_normal)
+    assert ((got - wide).abs() <= 0.51 * unit).all()
 
 
 @pytest.mark.parametrize("layout", ["rows", "last", "turned"])
