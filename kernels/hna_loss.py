@@ -59,9 +59,6 @@ def loss_kernel(
     one = tl.arange(0, PROGRAMS)
     n = tl.sum(tl.load(counts + one, mask=one < programs, other=0), axis=0)
     n = tl.maximum(n, 1).to(ACC)
-    scale = 1.0 / n
-    if WITH_GRAD == 2:
-        scale *= tl.load(grad_loss)
     low = tl.full((), eps, ACC)
     total = tl.zeros((BLOCK,), ACC)
     for block in range(program, blocks, tl.num_programs(0)):
@@ -104,7 +101,9 @@ def loss_kernel(
                 q_alpha * (alpha * p * log_p - q),
                 p_alpha * (p - alpha * q * log_q),
             )
-            slope = tl.where(free | (slope != slope), slope * scale, 0.0)
+            slope = tl.where(free | (slope != slope), slope / n, 0.0)
+            if WITH_GRAD == 2:
+                slope *= tl.load(grad_loss)
             tl.store(grad + i, slope.to(grad.dtype.element_ty), mask=i < size)
     if WITH_SUMS:
         tl.store(sums + program, tl.sum(total, axis=0) / n)

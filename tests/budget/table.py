@@ -31,12 +31,13 @@ CUDA = {
     "actpoint_aggregate, float32": _deformable("float, tf32x3, 256, true"),
     "actpoint_aggregate, float32 in TF32": _deformable("float, tf32, 256, true"),
     "deform_conv2d, bfloat16": _deformable("__nv_bfloat16, half, 64, true"),
-    "hna_loss, bfloat16": (
-        "count_positives_kernel<__nv_bfloat16>",
-        "terms_kernel<__nv_bfloat16, float, true>",
+    "hna_loss, float32": (
+        "count_positives_kernel<float>",
+        "terms_kernel<float, float, true>",
         "sum_kernel",
-        "scale_kernel<__nv_bfloat16>",
+        "scale_kernel<float>",
     ),
+    "hna_loss, bfloat16": ("terms_kernel<__nv_bfloat16, float, true>",),
     "draw_heatmaps": ("stamp_kernel<true>", "stamp_kernel<false>"),
     "topk_peaks, bfloat16": ("scan_kernel<__nv_bfloat16>", "select_kernel"),
     "match_points, float32": ("match_kernel<(MatchRule)0, float>",),

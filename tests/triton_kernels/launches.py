@@ -39,8 +39,8 @@ CASES = {
     "actpoint_aggregate, float32": Case("actpoint_aggregate"),
     "actpoint_aggregate, float32 in TF32": Case("actpoint_aggregate", tf32=True),
     "deform_conv2d, bfloat16": Case("deform_conv2d", torch.bfloat16),
-    "hna_loss, bfloat16": Case("hna_loss", torch.bfloat16),
     "hna_loss, float32": Case("hna_loss"),
+    "hna_loss, bfloat16": Case("hna_loss", torch.bfloat16),
     "draw_heatmaps": Case("draw_heatmaps"),
     "topk_peaks, bfloat16": Case("topk_peaks", torch.bfloat16),
     "match_points, float32": Case("match_points"),
@@ -53,7 +53,6 @@ def launches(case: Case, target: str) -> list[Launch]:
     found: list[Launch] = []
     module = importlib.import_module(f"ggnet.kernels.{case.op}")
     deform = importlib.import_module("ggnet.kernels.deform")
-    # hna_loss makes the gradient of half types where its backward runs.
     half = case.op == "hna_loss" and case.dtype != torch.float32
     names = (case.op, f"{case.op}_{'gradient' if half else 'backward'}")
     functions = [getattr(module, name, None) for name in names]
@@ -110,13 +109,13 @@ def _deform(op: Callable, backward: Callable, case: Case) -> None:
 
 def _hna(op: Callable, backward: Callable, case: Case) -> None:
     logits = torch.empty(4, 117, 128, 128, dtype=case.dtype, device="meta")
-    target, powers = logits.float(), (2.0, 7.0, 4.0, 1e-4)
-    stored = case.dtype == torch.float32
-    loss, grad, positives = op(logits, target, *powers, stored)
-    if stored:
+    powers = (2.0, 7.0, 4.0, 1e-4)
+    if case.dtype == torch.float32:
+        loss, grad, _ = op(logits, logits, *powers, True)
         backward(loss, grad)
-    else:
-        backward(loss, logits, target, positives, *powers)
+    else:  # its gradient is made where backward runs; the loss is as that of float32
+        scalar, count = meta(), meta(dtype=torch.int32)
+        backward(scalar, logits, logits.float(), count, *powers)
 
 
 def _draw(op: Callable, _: None, case: Case) -> None:
