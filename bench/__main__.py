@@ -11,6 +11,7 @@ again, and `--publish FILE...` makes the tables of README.md and docs/bench-cpu.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import measure, publish
-from bench.cases import CASES, Missing, case, fields
+from bench.cases import BATCHED, CASES, Missing, case, fields
 from ggnet.io import atomic_write
 
 ONE_THREAD = "ggnet, 1 thread"
@@ -39,7 +40,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--op", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument(
+        "--op", nargs="+", choices=list(CASES), help="default: all; on a CPU those of one image"
+    )
     parser.add_argument(
         "--shape",
         type=lambda text: tuple(int(number) for number in text.split(",")),
@@ -67,6 +70,7 @@ def main() -> int:
     parser.add_argument("--publish", nargs="+", type=Path, help="tables and picture, and stop")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # one measurement, in a child
     options = parser.parse_args()
+    options.op = options.op or [op for op in CASES if options.device == "cuda" or op not in BATCHED]
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU")
     if options.cpu_time:
@@ -86,7 +90,7 @@ def main() -> int:
     console = Console()
     if options.memory_of:
         where = (*options.op, *options.mode, *options.dtype, options.memory_of, options.shape)
-        print(measure.peak_memory(prepare(*where)[1]))
+        print(measure.peak_memory(measure.step(*prepare(*where), *options.mode)))
         return 0
     if options.publish:
         publish.publish([json.loads(path.read_text()) for path in options.publish])
@@ -127,7 +131,7 @@ def _key(row: dict) -> tuple:
 
 
 def prepare(op: str, mode: str, dtype: str, name: str, shape: tuple[int, ...] | None = None):
-    """The callable that does one measurement, on inputs made from a fixed seed."""
+    """The call to be measured and its leaves, on inputs made from a fixed seed."""
     torch.manual_seed(0)
     of = case(op, shape)
     if mode != "forward" and not of.differentiable:
@@ -137,7 +141,7 @@ def prepare(op: str, mode: str, dtype: str, name: str, shape: tuple[int, ...] | 
         for tensor in inputs.tensors.values():
             tensor.requires_grad_(False)
     call = of.providers[name](inputs)
-    return of, measure.step(call, [inputs[leaf] for leaf in inputs.leaves], mode)
+    return call, [inputs[leaf] for leaf in inputs.leaves]
 
 
 def compare(op: str, mode: str, dtype: str, options, console: Console) -> list[dict]:
@@ -145,13 +149,17 @@ def compare(op: str, mode: str, dtype: str, options, console: Console) -> list[d
     of = case(op, options.shape)
     if mode != "forward" and not of.differentiable:
         return []
-    steps, rows = {}, []
+    steps, replays, rows = {}, {}, []
     for name in of.providers:
         if options.provider and name not in options.provider:
             continue
         try:
-            _, steps[name] = prepare(op, mode, dtype, name, options.shape)
+            call, leaves = prepare(op, mode, dtype, name, options.shape)
+            steps[name] = measure.step(call, leaves, mode)
             steps[name]()
+            if measure.on_gpu() and mode != "backward":
+                with contextlib.suppress(RuntimeError):  # it synchronizes: no graph holds it
+                    replays[name] = measure.kernels(call, leaves, mode)
         except Exception as error:  # of whatever kind a peer raises: the others go on
             how = "skipped" if isinstance(error, Missing) else "fails"
             console.print(f"{of.name} {mode} {dtype}: {name} {how}: {error}", style="dim")
@@ -159,6 +167,7 @@ def compare(op: str, mode: str, dtype: str, options, console: Console) -> list[d
     if "ggnet" in steps and options.threads > 1 and not measure.on_gpu():
         steps[ONE_THREAD] = measure.with_threads(steps["ggnet"], 1)
     times = measure.interleave(steps, options.repeats, options.budget)
+    alone = measure.interleave(replays, options.repeats, options.budget)
     work = {"forward": 1, "backward": 2, "full": 3}[mode]
     traffic = {"forward": of.bytes, "full": of.full_bytes}.get(mode, lambda element: 0.0)
     for name, values in times.items():
@@ -174,6 +183,8 @@ def compare(op: str, mode: str, dtype: str, options, console: Console) -> list[d
             "gflops": work * of.flops / seconds / 1e9,
             "gbs": traffic(DTYPES[dtype].itemsize) / seconds / 1e9,
         }
+        if name in alone:
+            row["kernel_seconds"] = measure.median(alone[name])
         if options.no_memory or name == ONE_THREAD:
             pass
         elif measure.on_gpu():  # torch counts; a process's memory needs one of its own
@@ -235,7 +246,8 @@ def report(results: dict, console: Console) -> None:
     for (op, shape, mode, dtype), rows in groups.items():
         table = Table(title=f"{op}, {mode}, {dtype}: {shape}", title_justify="left")
         table.add_column("provider")
-        for column in ("median ms", "ggnet = 1", "GFLOP/s", "GB/s", "peak extra MB"):
+        columns = ("median ms", "ggnet = 1", "kernels ms", "GFLOP/s", "GB/s", "peak extra MB")
+        for column in columns:
             table.add_column(column, justify="right")
         own = next((row["seconds"] for row in rows if row["provider"] == "ggnet"), None)
         for row in sorted(rows, key=lambda row: row["seconds"]):
@@ -244,6 +256,7 @@ def report(results: dict, console: Console) -> None:
                 row["provider"],
                 f"{row['seconds'] * 1e3:.2f}",
                 f"{row['seconds'] / own:.2f}" if own else "",
+                f"{row['kernel_seconds'] * 1e3:.3f}" if "kernel_seconds" in row else "",
                 f"{row['gflops']:.0f}" if row["gflops"] else "",
                 f"{row['gbs']:.1f}" if row["gbs"] else "",
                 "" if extra is None else f"{extra / 1e6:.0f}",

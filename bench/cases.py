@@ -396,10 +396,14 @@ CASES: dict[str, tuple[Callable[..., Case], tuple[int, ...]]] = {
     "actpoint": (actpoint, (1, 256, 256, 128, 5)),
     "actpoint-demo": (actpoint, (16, 32, 32, 32, 5)),
     "deform3x3": (deform, (1, 64, 64, 128, 3)),
+    "actpoint-batch8": (actpoint, (8, 256, 256, 128, 5)),
+    "deform3x3-batch8": (deform, (8, 64, 64, 128, 3)),
     "hna_loss": (loss, (4, 117, 128)),
     "topk_peaks": (peaks, (1, 117, 128, 100)),
     "decode_hoi": (decode, (8, 117, 80, 128, 100)),
 }
+
+BATCHED = ("actpoint-batch8", "deform3x3-batch8")  # a GPU's: minutes on a CPU
 
 
 def fields(name: str) -> list[str]:

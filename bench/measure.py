@@ -76,6 +76,43 @@ def interleave(
     return times
 
 
+def kernels(call: Callable, leaves: list[Tensor], mode: str) -> Callable[[], float]:
+    """One measurement of the device's work alone, in seconds: the replay of a CUDA graph.
+
+    Raises:
+        RuntimeError: the call cannot be captured.
+    """
+    out = call()
+    seed = torch.ones_like(out)
+
+    def work() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+        result = call()
+        if mode != "forward":
+            result.backward(seed)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    graph.replay()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def measured() -> float:
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3
+
+    return measured
+
+
 def with_threads(run: Callable[[], float], count: int) -> Callable[[], float]:
     """The same measurement with another number of threads."""
 
