@@ -45,7 +45,7 @@ class ImageRecord:
     file_name: str
     image_id: str
     path: Path
-    boxes: np.ndarray  # (n, 4) float32 [x1, y1, x2, y2], edges in original pixels
+    boxes: np.ndarray  # (n, 4) float64 [x1, y1, x2, y2], edges in original pixels
     labels: np.ndarray  # (n,) int64 object index, 0 = person
     pairs: np.ndarray  # (m, 3) int64 [human, object (indices into boxes), verb index]
     known_objects: np.ndarray | None = None  # object indices that image-level labels name, for
@@ -132,9 +132,14 @@ def load_dataset(root: str | Path) -> Dataset:
             for name, files in values["splits"].items()
         }
         rare = None
-        if "rare" in values:
+        if values.get("rare") is not None:
             rare = np.zeros(len(vocabulary.hois), dtype=bool)
-            rare[values["rare"]] = True
+            for hoi in values["rare"]:
+                if type(hoi) is not int or not 0 <= hoi < len(rare):
+                    raise ValueError(
+                        f"rare holds {hoi!r}; expected indices of the {len(rare)} hois"
+                    )
+                rare[hoi] = True
     except KeyError as error:
         raise UserError(
             f"{path}: no {error.args[0]!r} where it is needed. Expected the keys name, objects, "
@@ -264,7 +269,7 @@ class _Reader:
             name,
             image_id,
             path,
-            np.array(boxes, dtype=np.float32).reshape(-1, 4),
+            np.array(boxes, dtype=np.float64).reshape(-1, 4),
             np.array(labels, dtype=np.int64),
             np.array(pairs, dtype=np.int64).reshape(-1, 3),
             self._known_objects(entry.get("known_objects")),

@@ -85,6 +85,11 @@ KINDS = {
         "an id listed under verbs in dataset.json",
         "Add the verb or correct the id",
     ),
+    "verb without a role": (
+        "pair left out",
+        "V-COCO's verbs with a role for the object",
+        "Correct the verb or delete the pair",
+    ),
     "duplicate pair": (
         "counted once",
         "each (subject, object, verb) once in an image",

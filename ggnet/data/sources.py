@@ -14,8 +14,15 @@ import numpy as np
 from ggnet.data.annotations import ImageRecord, read_records
 from ggnet.data.formats import hico, vcoco
 from ggnet.data.formats.entry import Entry
+from ggnet.data.numberings import check_numbering
 from ggnet.data.problems import Problems
-from ggnet.data.tables import hico_rare, hico_vocabulary, vcoco_vocabulary
+from ggnet.data.tables import (
+    hico_rare,
+    hico_vocabulary,
+    vcoco_numbering,
+    vcoco_possible,
+    vcoco_vocabulary,
+)
 from ggnet.data.vocabulary import Vocabulary
 
 
@@ -50,10 +57,31 @@ class Source:
     pairs_from_train: bool = False  # only the training file says which verb goes with which object
 
 
-def _records(request: Request, shift: float) -> Content:
-    """PPDM's files, whose form is ours; `shift` turns boxes counted from 1 into edges."""
+def _hico_records(request: Request) -> Content:
+    """PPDM's files, whose form is ours; their boxes are inclusive and counted from 1."""
     records = read_records(request.path, None, request.vocabulary, request.problems)
-    return Content([_entry(record, request.vocabulary, shift) for record in records])
+    possible = {"hico-ppdm": request.vocabulary.valid_pairs}
+    check_numbering(request.path, records, request.vocabulary, "hico-ppdm", possible)
+    return Content([_entry(record, request.vocabulary, shift=1.0) for record in records])
+
+
+def _vcoco_records(request: Request, source: str) -> Content:
+    """PPDM's or QPIC's files: edges, and each its own order of the verbs."""
+    verbs = vcoco_numbering(source)
+    records = read_records(request.path, None, verbs, request.problems)
+    possible = {
+        name: vcoco_possible(vcoco_numbering(name).verbs) for name in ("vcoco-ppdm", "vcoco-qpic")
+    }
+    check_numbering(request.path, records, verbs, source, possible)
+    for record in records:
+        known = np.isin(np.array(verbs.verbs)[record.pairs[:, 2]], request.vocabulary.verbs)
+        for _, _, verb in record.pairs[~known].tolist():
+            where = f"image {record.file_name}"
+            request.problems.add("verb without a role", request.path, where, verbs.verbs[verb])
+        record.pairs = record.pairs[known]
+        mine = [request.vocabulary.verbs.index(verbs.verbs[v]) for v in record.pairs[:, 2]]
+        record.pairs[:, 2] = mine
+    return Content([_entry(record, request.vocabulary, shift=0.0) for record in records])
 
 
 def _entry(record: ImageRecord, vocabulary: Vocabulary, shift: float) -> Entry:
@@ -81,7 +109,7 @@ SOURCES: dict[str, Source] = {
         "the official anno_bbox.mat for both splits; --labels anno.mat for image-level labels",
     ),
     "hico-ppdm": _hico(
-        lambda r: _records(r, shift=1.0),
+        _hico_records,
         "trainval_hico.json and test_hico.json of PPDM, QPIC and others",
     ),
     "vcoco-json": _vcoco(
@@ -93,7 +121,11 @@ SOURCES: dict[str, Source] = {
         "vcoco_trainval.json and vcoco_test.json; --coco instances_*2014.json of COCO",
     ),
     "vcoco-ppdm": _vcoco(
-        lambda r: _records(r, shift=0.0),
+        partial(_vcoco_records, source="vcoco-ppdm"),
         "train_vcoco.json and test_vcoco.json of PPDM and others",
+    ),
+    "vcoco-qpic": _vcoco(
+        partial(_vcoco_records, source="vcoco-qpic"),
+        "trainval_vcoco.json and test_vcoco.json of QPIC, CDN, GEN-VLKT and HOICLIP",
     ),
 }

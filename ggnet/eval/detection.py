@@ -15,7 +15,7 @@ from rich.table import Table
 from ggnet.data.annotations import ImageRecord, read_json
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
-from ggnet.eval.predictions import ImageDetections
+from ggnet.eval.predictions import ImageDetections, whole
 
 
 @dataclass(eq=False)
@@ -132,9 +132,9 @@ def read_detections(
     for number, entry in enumerate(entries):
         try:
             x, y, width, height = (float(value) for value in entry["bbox"])
-            score, label = float(entry["score"]), objects[int(entry["category_id"])]
+            score, label = float(entry["score"]), objects[whole(entry["category_id"])]
             image = images[str(entry["image_id"])]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             problem = f"unknown or missing {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(
                 f"{path}, entry {number}: {problem}; expected image_id of an annotated image, "

@@ -18,7 +18,7 @@ from ggnet.data.annotations import ImageRecord, read_json
 from ggnet.data.tables import vcoco_actions
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
-from ggnet.eval.predictions import ImagePrediction, read_predictions
+from ggnet.eval.predictions import ImagePrediction, finite, indices, read_predictions, whole
 from ggnet.eval.vcoco import AGENT, RolePredictions
 from ggnet.io import atomic_write
 
@@ -61,16 +61,12 @@ def read_ppdm(
     result = []
     for number, entry in enumerate(entries):
         try:
-            boxes = np.array([row["bbox"] for row in entry["predictions"]], dtype=np.float64)
-            boxes = (boxes.reshape(-1, 4) + INCLUSIVE).astype(np.float32)
-            labels = [objects[int(row["category_id"])] for row in entry["predictions"]]
+            boxes = finite([row["bbox"] for row in entry["predictions"]], 4) + INCLUSIVE
+            labels = [objects[whole(row["category_id"])] for row in entry["predictions"]]
             rows = entry["hoi_prediction"]
             human, object_ = (
-                np.array([int(row[key]) for row in rows], dtype=np.int64)
-                for key in ("subject_id", "object_id")
+                indices([row[key] for row in rows]) for key in ("subject_id", "object_id")
             )
-            if len(rows) and min(human.min(), object_.min()) < 0:
-                raise ValueError("a subject_id or object_id is negative")
             name = entry["file_name"]
             result.append(
                 ImagePrediction(
@@ -79,11 +75,11 @@ def read_ppdm(
                     boxes[human],
                     boxes[object_],
                     np.array(labels, dtype=np.int64)[object_],
-                    np.array([verbs[int(row["category_id"])] for row in rows], dtype=np.int64),
-                    np.array([row["score"] for row in rows], dtype=np.float32),
+                    np.array([verbs[whole(row["category_id"])] for row in rows], dtype=np.int64),
+                    finite([row["score"] for row in rows]),
                 )
             )
-        except (IndexError, KeyError, TypeError, ValueError) as error:
+        except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             name = entry.get("file_name") if isinstance(entry, dict) else None
             problem = f"unknown {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(
@@ -157,9 +153,9 @@ def read_vcoco_pickle(path: str | Path) -> list[RolePredictions]:
     for number, entry in enumerate(entries):
         try:
             person = _edges(entry["person_box"])
-            mine = columns.setdefault(str(int(entry["image_id"])), [])
+            mine = columns.setdefault(str(whole(entry["image_id"])), [])
             mine += [(person, *row) for row in _scored(entry)]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path}, entry {number}: {type(error).__name__}: {error}; expected {{image_id, "
                 'person_box, "<action>_agent": score, "<action>_<role>": [x1, y1, x2, y2, score]}'
@@ -184,18 +180,22 @@ def _scored(entry: dict[str, Any]) -> list[tuple[str, np.ndarray, float]]:
         name = f"{action.name}_{AGENT}"
         score = float(entry.get(name, np.nan))
         if not np.isnan(score):
-            rows.append((name, nothing, score))
+            rows.append((name, nothing, _finite_score(score)))
         for role in action.roles:
             name = f"{action.name}_{role}"
             values = np.asarray(entry.get(name, np.full(5, np.nan)), dtype=np.float64).reshape(5)
             if not np.isnan(values[4]):
-                box = _edges(values[:4]) if values[:4].any() else nothing
-                rows.append((name, box, float(values[4])))
+                box = _edges(values[:4]) if np.nan_to_num(values[:4]).any() else nothing
+                rows.append((name, box, _finite_score(values[4])))
     return rows
 
 
+def _finite_score(score: float) -> float:
+    return float(finite([score])[0])
+
+
 def _edges(box: Any) -> np.ndarray:
-    return np.asarray(box, dtype=np.float64).reshape(4) + INCLUSIVE
+    return finite([box], 4)[0] + INCLUSIVE
 
 
 def write_vcoco_pickle(path: str | Path, found: Sequence[RolePredictions]) -> None:

@@ -9,8 +9,10 @@ Boxes are edges in pixels of the original image, 0-based; human and object count
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,11 +40,11 @@ class ImagePrediction:
 
     image_id: str
     file_name: str
-    human_boxes: np.ndarray  # (n, 4) float32 [x1, y1, x2, y2], edges in original pixels
-    object_boxes: np.ndarray  # (n, 4) float32
+    human_boxes: np.ndarray  # (n, 4) [x1, y1, x2, y2], edges in original pixels; float64 from files
+    object_boxes: np.ndarray  # (n, 4)
     object_labels: np.ndarray  # (n,) int64
     verbs: np.ndarray  # (n,) int64
-    scores: np.ndarray  # (n,) float32
+    scores: np.ndarray  # (n,)
     detections: ImageDetections | None = None  # all boxes that the triplets were chosen from; not
     # part of the file
 
@@ -84,7 +86,7 @@ def write_predictions(
 ) -> None:
     """Write all images' triplets to one JSON file, atomically.
 
-    Each image's boxes are stored once, and float32 values exactly.
+    Each image's boxes are stored once, and values exactly.
 
     Raises:
         UserError: the file cannot be written.
@@ -115,11 +117,11 @@ def _entry_text(prediction: ImagePrediction, vocabulary: Vocabulary) -> str:
     names = [json.dumps(name) for name in vocabulary.objects]
     verbs = [json.dumps(vocabulary.verbs[verb]) for verb in prediction.verbs.tolist()]
     objects_text = ", ".join(
-        f'{{"box": [{x1:.9g}, {y1:.9g}, {x2:.9g}, {y2:.9g}], "label": {names[label]}}}'
+        f'{{"box": [{x1!r}, {y1!r}, {x2!r}, {y2!r}], "label": {names[label]}}}'
         for x1, y1, x2, y2, label in boxes
     )
     interactions_text = ", ".join(
-        f'{{"human": {h}, "object": {o}, "verb": {verb}, "score": {score:.9g}}}'
+        f'{{"human": {h}, "object": {o}, "verb": {verb}, "score": {score!r}}}'
         for h, o, verb, score in zip(human, object_, verbs, prediction.scores.tolist(), strict=True)
     )
     return (
@@ -167,16 +169,11 @@ def read_predictions(path: str | Path, vocabulary: Vocabulary) -> list[ImagePred
 
 
 def _prediction(entry: dict, objects: dict[str, int], verbs: dict[str, int]) -> ImagePrediction:
-    boxes = np.array([item["box"] for item in entry["objects"]], dtype=np.float32).reshape(-1, 4)
+    boxes = finite([item["box"] for item in entry["objects"]], 4)
     labels = np.array([objects[item["label"]] for item in entry["objects"]], dtype=np.int64)
     rows = entry["interactions"]
-    human = np.array([row["human"] for row in rows], dtype=np.int64)
-    object_ = np.array([row["object"] for row in rows], dtype=np.int64)
-    scores = np.array([row["score"] for row in rows], dtype=np.float32)
-    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise ValueError("a box or score is not a finite number")
-    if len(rows) and min(human.min(), object_.min()) < 0:
-        raise ValueError("a human or object index is negative")
+    human, object_ = (indices([row[key] for row in rows]) for key in ("human", "object"))
+    scores = finite([row["score"] for row in rows])
     return ImagePrediction(
         str(entry["image_id"]),
         str(entry["file_name"]),
@@ -186,3 +183,45 @@ def _prediction(entry: dict, objects: dict[str, int], verbs: dict[str, int]) -> 
         np.array([verbs[row["verb"]] for row in rows], dtype=np.int64),
         scores,
     )
+
+
+def finite(values: Sequence, columns: int | None = None) -> np.ndarray:
+    """Numbers of a file as float64, (n,) or (n, columns).
+
+    Raises:
+        TypeError, ValueError: one is no number or not finite, or a row has other columns.
+    """
+    shape = (len(values),) if columns is None else (len(values), columns)
+    numbers = np.array(values, dtype=np.float64)
+    if not len(values):
+        return numbers.reshape(shape)
+    if numbers.shape != shape:
+        raise ValueError(f"numbers of shape {numbers.shape}; expected {shape}")
+    if not np.isfinite(numbers).all():
+        raise ValueError("a box or score is not a finite number")
+    return numbers
+
+
+def indices(values: Sequence) -> np.ndarray:
+    """(n,) int64 of a file's indices.
+
+    Raises:
+        TypeError, ValueError: one is not a whole number, or negative (NumPy would count it from
+            the end).
+    """
+    numbers = np.array([whole(value) for value in values], dtype=np.int64)
+    if (numbers < 0).any():
+        raise ValueError(f"an index is negative: {numbers.min()}")
+    return numbers
+
+
+def whole(value: Any) -> int:
+    """An id or index of a file, also as text; 2.7 and NaN are not cut to one.
+
+    Raises:
+        TypeError, ValueError: it is not a whole number.
+    """
+    number = int(value) if isinstance(value, str | int) else float(value)
+    if isinstance(value, bool) or number != number // 1:
+        raise ValueError(f"{value} is not a whole number")
+    return int(number)

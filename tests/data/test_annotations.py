@@ -237,12 +237,19 @@ def test_loads_a_dataset_folder(tmp_path):
         ({"verbs": [{"id": 5, "name": "pet"}, {"id": 6, "name": "pet"}]}, "verbs repeat 'pet'"),
         ({"verbs": [{"id": 5, "name": "pet"}, {"id": 5, "name": "hug"}]}, "2 verb names but 1"),
         ({"splits": []}, "not a valid dataset description"),
-        ({"rare": [4]}, "not a valid dataset description"),
+        ({"rare": [4]}, "rare holds 4; expected indices of the"),
+        ({"rare": [-1]}, "rare holds -1"),
+        ({"rare": [True]}, "rare holds True"),
     ],
 )
 def test_a_broken_description_stops(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         load_dataset(write_description(tmp_path, **changes))
+
+
+def test_rare_null_is_no_list(tmp_path):
+    (tmp_path / "dataset.json").write_text(json.dumps(DESCRIPTION | {"rare": None}))
+    assert load_dataset(tmp_path).rare is None
 
 
 def test_a_folder_that_is_no_dataset_stops(tmp_path):

@@ -256,6 +256,70 @@ def test_other_files_are_refused(tmp_path, source, content, message):
     assert not (tmp_path / "out" / "dataset.json").exists()
 
 
+HICO_ROW = {"boxes_h": [[1, 1, 20, 30]], "boxes_o": [[11, 11, 40, 40]], "object": [0], "verb": [0]}
+VCOCO_ROW = {"boxes_h": [[1, 1, 20, 30]], "boxes_o": [[11, 11, 40, 40]]}
+VCOCO_ROW |= {"file_name": "COCO_train2014_000000000007.jpg", "objects": [1], "actions": [0]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"object": [-1]}, "index -1 of 1"),
+        ({"verb": [-1]}, "index -1 of 1"),
+        ({"verb": [0.5]}, "index 0.5 is not a whole number"),
+        ({"boxes_h": [[1, 1, 20, 30, 9]]}, "too many values"),
+        ({"boxes_o": [[1, 1, 20, float("nan")]]}, "is not finite"),
+    ],
+)
+def test_hico_json_indices_and_boxes_are_checked(tmp_path, changes, message):
+    values = {"objects": ["bicycle"], "verbs": ["ride"], "filenames": ["a.jpg"]}
+    path = tmp_path / "test.json"
+    path.write_text(json.dumps(values | {"annotation": [HICO_ROW]}))
+    convert("hico-json", tmp_path / "out", test=path)
+    path.write_text(json.dumps(values | {"annotation": [HICO_ROW | changes]}))
+    with pytest.raises(UserError, match=rf"image 0 \(a.jpg\).*{message}"):
+        convert("hico-json", tmp_path / "out", test=path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objects": [-1]}, "index -1 of 2"),
+        ({"objects": [0]}, "object 0 is the background"),
+        ({"actions": [-1]}, "index -1 of 1"),
+        ({"boxes_o": [[1, 1, 20, 30, 18]]}, "too many values"),
+    ],
+)
+def test_vcoco_json_indices_and_boxes_are_checked(tmp_path, changes, message):
+    values = {"objects": ["background", "surfboard"], "classes": ["surf instr"]}
+    path = tmp_path / "trainval.json"
+    path.write_text(json.dumps(values | {"annotations": [VCOCO_ROW]}))
+    convert("vcoco-json", tmp_path / "out", train=path)
+    path.write_text(json.dumps(values | {"annotations": [VCOCO_ROW | changes]}))
+    with pytest.raises(UserError, match=f"image 0: .*{message}"):
+        convert("vcoco-json", tmp_path / "out", train=path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": 0}, "index -1 of 600"),
+        ({"id": 601}, "index 600 of 600"),
+        ({"connection": np.array([[0, 1]])}, "index -1 of 1"),
+        ({"connection": np.array([[1, 2]])}, "index 1 of 1"),
+    ],
+)
+def test_mat_indices_are_checked(tmp_path, changes, message):
+    from scipy.io import savemat
+
+    box = {"x1": 1, "x2": 20, "y1": 1, "y2": 30}
+    hoi = {"id": 1, "bboxhuman": box, "bboxobject": box, "invis": 0}
+    image = {"filename": "a.jpg", "hoi": hoi | {"connection": np.array([[1, 1]])} | changes}
+    savemat(tmp_path / "anno_bbox.mat", {"bbox_test": image})
+    with pytest.raises(UserError, match=f"image 0: IndexError: {message}"):
+        convert("hico-mat", tmp_path / "out", test=tmp_path / "anno_bbox.mat")
+
+
 def test_lists_of_different_lengths_are_named(tmp_path):
     path = tmp_path / "test.json"
     row = {"boxes_h": [[1, 1, 2, 2]], "boxes_o": [], "object": [0], "verb": [0], "hoi": [0]}

@@ -12,7 +12,7 @@ from ggnet.data.tables import vcoco_actions
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 from ggnet.eval.foreign import read_ppdm, read_vcoco_pickle, write_ppdm, write_vcoco_pickle
-from ggnet.eval.predictions import ImagePrediction
+from ggnet.eval.predictions import ImagePrediction, read_predictions, write_predictions
 from ggnet.eval.vcoco import RolePredictions
 
 VOCABULARY = Vocabulary(
@@ -40,6 +40,19 @@ def test_ppdm_boxes_are_inclusive_from_zero(tmp_path):
     np.testing.assert_array_equal(image.object_boxes, [[30, 0, 40, 10]])
 
 
+def test_numbers_are_read_as_float64(tmp_path):
+    """In float32 they would be equal, or moved across the overlap of one half."""
+    entry = json.loads(json.dumps(ENTRY))
+    entry["predictions"][0]["bbox"][2] = 9.000000001
+    entry["hoi_prediction"][0]["score"] = 0.1
+    (tmp_path / "predictions.json").write_text(json.dumps([entry]))
+    (image,) = read_ppdm(tmp_path / "predictions.json", RECORDS, VOCABULARY)
+    assert (image.human_boxes[0, 2], image.scores[0]) == (10.000000001, 0.1)
+    write_predictions(tmp_path / "own.json", [image], VOCABULARY)
+    (image,) = read_predictions(tmp_path / "own.json", VOCABULARY)
+    assert (image.human_boxes[0, 2], image.scores[0]) == (10.000000001, 0.1)
+
+
 def test_ppdm_round_trip(tmp_path):
     rng = np.random.default_rng(0)
     image = ImagePrediction(
@@ -65,6 +78,14 @@ def test_ppdm_round_trip(tmp_path):
         ({"hoi_prediction": [ENTRY["hoi_prediction"][0] | {"category_id": 6}]}, "unknown 6"),
         ({"hoi_prediction": [ENTRY["hoi_prediction"][0] | {"object_id": 2}]}, "out of bounds"),
         ({"hoi_prediction": [ENTRY["hoi_prediction"][0] | {"object_id": -1}]}, "is negative"),
+        ({"hoi_prediction": [ENTRY["hoi_prediction"][0] | {"object_id": 0.5}]}, "not a whole"),
+        ({"hoi_prediction": [ENTRY["hoi_prediction"][0] | {"category_id": 5.7}]}, "not a whole"),
+        (
+            {"hoi_prediction": [ENTRY["hoi_prediction"][0] | {"score": float("nan")}]},
+            "not a finite",
+        ),
+        ({"predictions": [{"bbox": [0, 0, 9, float("inf")], "category_id": 1}]}, "not a finite"),
+        ({"predictions": [{"bbox": [0, 0, 9, 9, 1], "category_id": 1}] * 4}, "of shape"),
     ],
 )
 def test_broken_ppdm_entries_are_named(tmp_path, changes, message):
@@ -118,6 +139,9 @@ def test_vcoco_pickle_with_missing_keys_and_arrays(tmp_path):
         np.testing.assert_array_equal(image.object_boxes, [[30, 0, 40, 10]])
 
 
+PERSON = {"image_id": 1, "person_box": [0, 0, 9, 9]}
+
+
 class Harmful:
     def __reduce__(self):
         return os.system, ("touch harmed",)
@@ -139,6 +163,10 @@ def test_a_pickle_cannot_run_code(tmp_path, monkeypatch):
         (pickle.dumps({}), "holds a dict; expected V-COCO's list"),
         (pickle.dumps([{"image_id": 1}]), "entry 0: KeyError: 'person_box'"),
         (pickle.dumps([{"image_id": 1, "person_box": [0, 1]}]), "entry 0: ValueError"),
+        (pickle.dumps([PERSON | {"image_id": 2.7}]), "2.7 is not a whole number"),
+        (pickle.dumps([PERSON | {"person_box": [0, 0, 9, np.inf]}]), "not a finite number"),
+        (pickle.dumps([PERSON | {"kick_obj": [0, 0, np.inf, 9, 1]}]), "not a finite number"),
+        (pickle.dumps([PERSON | {"hold_agent": np.inf}]), "not a finite number"),
     ],
 )
 def test_other_pickles_are_refused(tmp_path, content, message):

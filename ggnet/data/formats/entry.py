@@ -1,8 +1,25 @@
 """One image of the annotation file being written."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+
+def at(items: Sequence[Item], index: Any) -> Item:
+    """items[index] of an index that comes from a file.
+
+    Raises:
+        IndexError: it is negative, which Python would count from the end, or too large.
+        TypeError: it is not a whole number.
+    """
+    if index != int(index):
+        raise TypeError(f"index {index} is not a whole number")
+    if not 0 <= index < len(items):
+        raise IndexError(f"index {index} of {len(items)}")
+    return items[int(index)]
 
 
 @dataclass
@@ -16,8 +33,15 @@ class Entry:
     pairs: dict[tuple[int, int, int], None] = field(default_factory=dict)  # an ordered set
 
     def box(self, box: Sequence[float], object_id: int) -> int:
-        """The index of a box; the same box again gets the same index."""
-        return self.boxes.setdefault((*box, object_id), len(self.boxes))
+        """The index of a box; the same box again gets the same index.
+
+        Raises:
+            ValueError: it is not four finite numbers.
+        """
+        x1, y1, x2, y2 = (float(x) for x in box)
+        if not math.isfinite(x1 + y1 + x2 + y2):
+            raise ValueError(f"box {[x1, y1, x2, y2]} is not finite")
+        return self.boxes.setdefault((x1, y1, x2, y2, object_id), len(self.boxes))
 
     def pair(self, human: int, object_: int, verb_id: int) -> None:
         """Relate two boxes by their indices."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ggnet.data.annotations import read_json
-from ggnet.data.formats.entry import Entry
+from ggnet.data.formats.entry import Entry, at
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 
@@ -38,8 +38,8 @@ def read_json_file(path: Path, vocabulary: Vocabulary) -> list[Entry]:
             for human, object_, object_index, verb_index in zip(*columns, strict=True):
                 entry.pair(
                     entry.box(_edges(human), PERSON),
-                    entry.box(_edges(object_), objects[object_index]),
-                    verbs[verb_index],
+                    entry.box(_edges(object_), at(objects, object_index)),
+                    at(verbs, verb_index),
                 )
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise UserError(
@@ -64,22 +64,32 @@ def read_mat_file(
     images = _load_mat(path, f"bbox_{split}", "anno_bbox.mat")
     known = _known_objects(Path(labels), split, vocabulary) if labels else {}
     entries = []
-    for image in np.atleast_1d(images):
-        name = str(image.filename)
-        entry = Entry(name, Path(name).stem, known.get(name))
-        for group in np.atleast_1d(image.hoi):
-            if group.invis:
-                continue
-            verb, object_ = vocabulary.hois[int(group.id) - 1]
-            humans, objects = np.atleast_1d(group.bboxhuman), np.atleast_1d(group.bboxobject)
-            for human, thing in np.atleast_2d(group.connection).astype(int):
-                entry.pair(
-                    entry.box(_corners(humans[human - 1]), PERSON),
-                    entry.box(_corners(objects[thing - 1]), vocabulary.object_ids[object_]),
-                    vocabulary.verb_ids[verb],
-                )
-        entries.append(entry)
+    for number, image in enumerate(np.atleast_1d(images)):
+        try:
+            entries.append(_mat_entry(image, known, vocabulary))
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}, image {number}: {type(error).__name__}: {error}; expected filename and "
+                "hoi {id, bboxhuman, bboxobject, connection, invis}, counted from 1"
+            ) from None
     return entries
+
+
+def _mat_entry(image: Any, known: dict[str, list[int]], vocabulary: Vocabulary) -> Entry:
+    name = str(image.filename)
+    entry = Entry(name, Path(name).stem, known.get(name))
+    for group in np.atleast_1d(image.hoi):
+        if group.invis:
+            continue
+        verb, object_ = at(vocabulary.hois, group.id - 1)
+        humans, objects = np.atleast_1d(group.bboxhuman), np.atleast_1d(group.bboxobject)
+        for human, thing in np.atleast_2d(group.connection):
+            entry.pair(
+                entry.box(_corners(at(humans, human - 1)), PERSON),
+                entry.box(_corners(at(objects, thing - 1)), vocabulary.object_ids[object_]),
+                vocabulary.verb_ids[verb],
+            )
+    return entry
 
 
 def _load_mat(path: Path, key: str, expected: str) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ggnet.data.annotations import read_json
-from ggnet.data.formats.entry import Entry
+from ggnet.data.formats.entry import Entry, at
 from ggnet.data.problems import Problems
 from ggnet.data.tables import vcoco_actions
 from ggnet.data.vocabulary import Vocabulary
@@ -39,10 +39,11 @@ def read_json_file(path: Path, vocabulary: Vocabulary) -> list[Entry]:
             entry = Entry(name, _image_id(name))
             columns = (row[key] for key in ("boxes_h", "boxes_o", "objects", "actions"))
             for human, object_, object_index, verb_index in zip(*columns, strict=True):
+                object_id = at(objects, object_index)
+                if object_id is None:
+                    raise ValueError(f"object {object_index} is the background")
                 entry.pair(
-                    entry.box(human, PERSON),
-                    entry.box(object_, objects[object_index]),
-                    verbs[verb_index],
+                    entry.box(human, PERSON), entry.box(object_, object_id), at(verbs, verb_index)
                 )
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise UserError(

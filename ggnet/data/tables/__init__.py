@@ -1,10 +1,11 @@
 """The category tables of COCO, HICO-DET and V-COCO, as data files with their sources."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,31 @@ def vcoco_actions() -> tuple[VcocoAction, ...]:
     """The 26 official actions; together they have 25 roles."""
     rows = read_table("vcoco")["actions"]
     return tuple(VcocoAction(row["name"], tuple(row["roles"])) for row in rows)
+
+
+def vcoco_numbering(source: str) -> Vocabulary:
+    """V-COCO's 29 verbs in the order of their ids in the files of `source` ("vcoco-ppdm" or
+    "vcoco-qpic"); those without a role included, all pairs valid."""
+    names = read_table("vcoco")[{"vcoco-ppdm": "verbs", "vcoco-qpic": "verbs_qpic"}[source]]
+    all_pairs = product(range(len(names)), range(len(read_table("coco")["names"])))
+    return replace(
+        vcoco_vocabulary(()),
+        verbs=tuple(names),
+        verb_ids=tuple(range(len(names))),
+        hois=tuple(all_pairs),
+    )
+
+
+def vcoco_possible(verbs: Sequence[str]) -> np.ndarray:
+    """(verbs, 80) bool: false where a verb cannot go with an object; known for those that go with
+    few, and for those that go with none."""
+    telltale, objects = read_table("vcoco")["telltale"], read_table("coco")["names"]
+    with_role = set(vcoco_vocabulary(()).verbs)
+    rows = [
+        [verb in with_role and name in telltale.get(verb, objects) for name in objects]
+        for verb in verbs
+    ]
+    return np.array(rows)
 
 
 def vcoco_vocabulary(pairs: Iterable[tuple[int, int]] | None = None) -> Vocabulary:
