@@ -23,7 +23,8 @@ constexpr int kMargin = 5;      // cells around the tile's centers of points
 constexpr int kSpareCells = 4;  // one a warp: what has no cell in the window goes there
 constexpr int kColumnPitch = 2 * kTile + 4;  // floats of a pair of channels
 constexpr int kRingStages = 3;
-constexpr int kBatch = 4;          // pixels whose sums are under way at once
+constexpr int kBatch = 4;                // pixels whose sums are under way at once
+constexpr int kCornerPitch = kTile + 4;  // of shares and cells: a batch's lie in different banks
 constexpr int kWarpChannels = 16;  // of the window
 
 // Outputs whose weights a stage of the ring holds.
@@ -38,7 +39,7 @@ template <int kOutputs>
 __host__ __device__ constexpr int backward_bytes() {
   return kRingStages * stage_outputs<kOutputs>() * kPanelBytes +
          (kWindow + kSpareCells) * kPanel * 4 + kPanel / 2 * kColumnPitch * 4 +
-         2 * 2 * 4 * kTile * 4 + 2 * kTile * static_cast<int>(sizeof(Placement)) +
+         2 * 2 * 4 * kCornerPitch * 4 + 2 * kTile * static_cast<int>(sizeof(Placement)) +
          2 * (kTile / 32) * 4 + (2 * kRingStages + 5) * 8;
 }
 
@@ -103,8 +104,8 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
   float* window = reinterpret_cast<float*>(weights + kRingStages * kStageBytes);
   float* columns = window + (kWindow + kSpareCells) * kPanel;
   float* shares = columns + kPanel / 2 * kColumnPitch;
-  int* cells = reinterpret_cast<int*>(shares + 2 * 4 * kTile);
-  Placement* placements = reinterpret_cast<Placement*>(cells + 2 * 4 * kTile);
+  int* cells = reinterpret_cast<int*>(shares + 2 * 4 * kCornerPitch);
+  Placement* placements = reinterpret_cast<Placement*>(cells + 2 * 4 * kCornerPitch);
   unsigned* specials = reinterpret_cast<unsigned*>(placements + 2 * kTile);
   uint64_t* full = reinterpret_cast<uint64_t*>(specials + 2 * (kTile / 32));
   uint64_t* empty = full + kRingStages;
@@ -162,8 +163,8 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
 
     // One step's columns into the window.
     auto scatter = [&](int number, int slice) {
-      const float* share_of = shares + ((number & 1) * 4 + corner) * kTile;
-      const int* cell_of_corner = cells + ((number & 1) * 4 + corner) * kTile;
+      const float* share_of = shares + ((number & 1) * 4 + corner) * kCornerPitch;
+      const int* cell_of_corner = cells + ((number & 1) * 4 + corner) * kCornerPitch;
       float column[2][4], share[kBatch];  // two pixels of two channels
       Vec16 slots;
       auto read = [&](int b) {
@@ -252,7 +253,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
         const int wy = y - window_top, wx = x - window_left;
         const bool exists = at.corner >> i & 1;
         const bool near = wy >= 0 && wy < kWindowHeight && wx >= 0 && wx < kWindowWidth;
-        const int target = (number & 1) * 4 * kTile + i * kTile + row;
+        const int target = ((number & 1) * 4 + i) * kCornerPitch + row;
         shares[target] = exists ? share[i] : 0.0f;
         cells[target] = !exists ? (kWindow + i) * kPanel + window_swizzle(wy, wx)
                         : near  ? window_slot(wy, wx)
