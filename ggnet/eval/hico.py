@@ -13,15 +13,16 @@ Protocols, by the evaluator that they follow:
 - "ppdm" (PPDM's and GGNet's hico_eval.py): the same, but classes without any training instance are
   neither rare nor non-rare.
 - "no-frills" (hico_eval_de_ko.py): a detection takes the first free pair, in file order, whose
-  IoUs both exceed 0.5; widths are x2 - x1 of inclusive coordinates, one pixel less; a class
-  without detections has AP 0 even if it has no ground truth.
+  IoUs both exceed 0.5; boxes that share no more than one row or column of pixels do not overlap;
+  a class without detections has AP 0 even if it has no ground truth.
 
 AP has 11 points. A recall of exactly 3/10, 6/10 or 7/10 reaches the point in exact arithmetic
 (`recall_points="exact"`, the default) and misses it in double precision, as the official script
 computes under Octave (`recall_points="double"`); on HICO-DET this moves mAP by about 0.03. A class
 without ground truth has no AP and is left out of the means (HICO-DET's test set has none).
-Equal scores are ordered by image id and boxes, so results do not depend on the order of the input
-(in "no-frills", by image id and then the order in the file, as there).
+Of ground-truth pairs that a detection overlaps equally, the first in the file counts. Equal scores
+are ordered by image id and boxes, so results do not depend on the order of the predictions (in
+"no-frills", by image id and then the order in the file, as there).
 """
 
 import csv
@@ -49,7 +50,6 @@ class Protocol:
     """What distinguishes one evaluator from another."""
 
     first_match: bool = False  # first free pair with IoUs > 0.5 instead of the best with >= 0.5
-    shrink: float = 0.0  # taken from x2 and y2
     unseen_have_group: bool = True  # classes without training instances count as rare
     silent_is_zero: bool = False  # no detections: AP 0, whether or not there is ground truth
 
@@ -57,7 +57,7 @@ class Protocol:
 PROTOCOLS = {
     "official": Protocol(),
     "ppdm": Protocol(unseen_have_group=False),
-    "no-frills": Protocol(first_match=True, shrink=1.0, silent_is_zero=True),
+    "no-frills": Protocol(first_match=True, silent_is_zero=True),
 }
 SETTINGS = ("default", "known-object")
 
@@ -234,15 +234,11 @@ def evaluate(
     order = {image_id: rank for rank, image_id in enumerate(sorted(r.image_id for r in records))}
     truth, invalid_truth = _ground_truth(records, order, vocabulary)
     found, invalid_found = _triplets(predictions, order, vocabulary)
-    if rules.first_match:  # among equals the file's order decides
-        truth = truth.take(np.lexsort([truth.hois, truth.images]))
+    truth = truth.take(np.lexsort([truth.hois, truth.images]))  # equals stay in the file's order
+    if rules.first_match:
         found = found.take(np.lexsort([found.images, -found.scores, found.hois]))
     else:
-        truth = truth.sorted_by(truth.images, truth.hois)
         found = found.sorted_by(found.hois, -found.scores)
-    for rows in (truth, found):
-        rows.humans[:, 2:] -= rules.shrink
-        rows.objects[:, 2:] -= rules.shrink
     correct = _match_first(found, truth) if rules.first_match else _match_best(found, truth)
 
     known = _known_images(records, order, vocabulary)
@@ -404,10 +400,17 @@ def _match_first(found: _Rows, truth: _Rows) -> np.ndarray:
     taken = np.zeros(len(truth.hois), dtype=bool)
     for detection, target, overlap in _overlaps(found, truth):
         close = overlap > MIN_IOU
+        for a, b in ((found.humans, truth.humans), (found.objects, truth.objects)):
+            close &= _share_pixels(a[detection], b[target])
         for d, t in zip(detection[close].tolist(), target[close].tolist(), strict=True):
             if not correct[d] and not taken[t]:
                 correct[d] = taken[t] = True
     return correct
+
+
+def _share_pixels(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(n,) bool: whether boxes (n, 4) share more than one row and column of pixels."""
+    return (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) > 1).all(axis=1)
 
 
 def _known_images(
