@@ -53,8 +53,11 @@ if cuda is not None:
             f"is {found}: they must have the same major version. Name a toolkit of CUDA "
             f"{cuda.partition('.')[0]} in CUDA_HOME, or set GGNET_CUDA=0 to build for the CPU only."
         )
-    if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
-        os.environ["TORCH_CUDA_ARCH_LIST"] = _build.cuda_architectures(home)
+    if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        gpus = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+        os.environ["TORCH_CUDA_ARCH_LIST"] = (
+            _build.architectures_of_devices(gpus) if gpus else _build.cuda_architectures(home)
+        )
 print(f"ggnet: building for {'CPU and CUDA' if cuda else 'the CPU only'}: {why}", file=sys.stderr)
 
 

@@ -149,17 +149,14 @@ def compare(op: str, mode: str, dtype: str, options, console: Console) -> list[d
     of = case(op, options.shape)
     if mode != "forward" and not of.differentiable:
         return []
-    steps, replays, rows = {}, {}, []
+    steps, calls, rows = {}, {}, []
     for name in of.providers:
         if options.provider and name not in options.provider:
             continue
         try:
-            call, leaves = prepare(op, mode, dtype, name, options.shape)
-            steps[name] = measure.step(call, leaves, mode)
+            calls[name] = prepare(op, mode, dtype, name, options.shape)
+            steps[name] = measure.step(*calls[name], mode)
             steps[name]()
-            if measure.on_gpu() and mode != "backward":
-                with contextlib.suppress(RuntimeError):  # it synchronizes: no graph holds it
-                    replays[name] = measure.kernels(call, leaves, mode)
         except Exception as error:  # of whatever kind a peer raises: the others go on
             how = "skipped" if isinstance(error, Missing) else "fails"
             console.print(f"{of.name} {mode} {dtype}: {name} {how}: {error}", style="dim")
@@ -167,6 +164,10 @@ def compare(op: str, mode: str, dtype: str, options, console: Console) -> list[d
     if "ggnet" in steps and options.threads > 1 and not measure.on_gpu():
         steps[ONE_THREAD] = measure.with_threads(steps["ggnet"], 1)
     times = measure.interleave(steps, options.repeats, options.budget)
+    replays = {}
+    for name in times if measure.on_gpu() and mode != "backward" else ():
+        with contextlib.suppress(RuntimeError):  # it synchronizes: no graph holds it
+            replays[name] = measure.kernels(*calls[name], mode)
     alone = measure.interleave(replays, options.repeats, options.budget)
     work = {"forward": 1, "backward": 2, "full": 3}[mode]
     traffic = {"forward": of.bytes, "full": of.full_bytes}.get(mode, lambda element: 0.0)

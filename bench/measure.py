@@ -82,8 +82,8 @@ def kernels(call: Callable, leaves: list[Tensor], mode: str) -> Callable[[], flo
     Raises:
         RuntimeError: the call cannot be captured.
     """
-    out = call()
-    seed = torch.ones_like(out)
+    # No graph of a call may live on: its leaves would accumulate on another stream than the capture's.
+    seed = torch.ones_like(call())
 
     def work() -> None:
         for leaf in leaves:

@@ -86,7 +86,10 @@ def markdown(results: dict) -> str:
         "|---|" + "---:|" * (3 + len(peers)),
     ]
     if m.get("gpu"):
-        lines[-3:-2] = ["Two figures: with the call from Python; kernels alone (replays of a CUDA graph).", ""]
+        lines[-3:-2] = [
+            "Two figures: with the call from Python; kernels alone (replays of a CUDA graph).",
+            "",
+        ]
     for (op, shape, mode, dtype), rows in cases(results).items():
         own = rows["ggnet"]
         rate = f"{own['gflops']:.0f} GFLOP/s" if own["gflops"] else ""

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ BUILD_INFO = "_build_info.json"
 _FIELDS = {"version", "torch", "cuda", "python", "platform", "min_torch"}
 BYTES_PER_JOB = 1 << 30  # what compiling one file takes at most, with room to spare
 # What a library for any machine holds where TORCH_CUDA_ARCH_LIST is unset and no GPU is here to
-# compile for; newer devices compile the last one's PTX when they load it.
-CUDA_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+# compile for; newer devices compile the last one's PTX when they load it. 9.0a: the Hopper kernels
+# want its own instructions, and every device of 9.0 has them.
+CUDA_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0a", "10.0", "12.0")
 
 
 def new_enough(torch_version: str) -> bool:
@@ -101,8 +103,17 @@ def cuda_architectures(home: Path) -> str:
     """TORCH_CUDA_ARCH_LIST of a library for any machine: those of ours that this nvcc knows."""
     command = [home / "bin/nvcc", "--list-gpu-code"]
     known = subprocess.run(command, capture_output=True, text=True).stdout.split()
-    chosen = [arch for arch in CUDA_ARCHITECTURES if f"sm_{arch.replace('.', '')}" in known]
+    plain = {arch: arch.rstrip("a") for arch in CUDA_ARCHITECTURES}  # as nvcc lists them
+    chosen = [arch for arch, name in plain.items() if f"sm_{name.replace('.', '')}" in known]
+    if chosen[-1] != plain[chosen[-1]]:  # its PTX would run nowhere else
+        chosen.append(plain[chosen[-1]])
     return ";".join(chosen) + "+PTX"
+
+
+def architectures_of_devices(capabilities: Iterable[tuple[int, int]]) -> str:
+    """TORCH_CUDA_ARCH_LIST of a library for GPUs of these compute capabilities."""
+    names = {f"{major}.{minor}" for major, minor in capabilities}
+    return ";".join(sorted("9.0a" if name == "9.0" else name for name in names))
 
 
 def jobs(cpus: int, memory: int) -> int:

@@ -125,9 +125,14 @@ def test_a_link_to_nvcc_leads_to_its_toolkit(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     assert _build.cuda_home() == toolkit
     assert _build.nvcc_version(toolkit) == (13, 0)
-    assert _build.cuda_architectures(toolkit) == "8.0;9.0+PTX"
+    assert _build.cuda_architectures(toolkit) == "8.0;9.0a;9.0+PTX"
+
     (toolkit / "include/cuda_runtime.h").unlink()
     assert _build.cuda_home() is None
+
+
+def test_a_hopper_gpu_gets_its_own_instructions():
+    assert _build.architectures_of_devices([(9, 0), (8, 6), (9, 0)]) == "8.6;9.0a"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ namespace ggnet::deform::hopper {
 constexpr int kBlock = 2 * kWarpgroup;       // threads; of one role, where a block has two
 constexpr int kThreadsOfRoles = 2 * kBlock;  // consumers first, then producers
 constexpr int kConsumerRegisters = 160, kProducerRegisters = 96;
+static_assert(registers_suffice(kThreadsOfRoles, kBlock*(kConsumerRegisters + kProducerRegisters)));
 constexpr int kTileHeight = 8, kTileWidth = 16, kTile = kTileHeight * kTileWidth;  // pixels
 constexpr int kPanel = 64;        // elements of a row of 128 bytes: the channels of a step
 constexpr int kPanelBytes = 128;  // of a row

@@ -18,6 +18,8 @@ namespace ggnet::deform::hopper {
 
 constexpr int kBackwardThreads = kBlock + kWarpgroup;  // products first, then the scatter
 constexpr int kProductRegisters = 208, kScatterRegisters = 88;
+static_assert(registers_suffice(kBackwardThreads,
+                                kBlock* kProductRegisters + kWarpgroup * kScatterRegisters));
 constexpr int kWindowHeight = 19, kWindowWidth = 27, kWindow = kWindowHeight * kWindowWidth;
 constexpr int kMargin = 5;      // cells around the tile's centers of points
 constexpr int kSpareCells = 4;  // one a warp: what has no cell in the window goes there
@@ -25,7 +27,7 @@ constexpr int kColumnPitch = 2 * kTile + 4;  // floats of a pair of channels
 constexpr int kRingStages = 3;
 constexpr int kBatch = 4;                // pixels whose sums are under way at once
 constexpr int kCornerPitch = kTile + 4;  // of shares and cells: a batch's lie in different banks
-constexpr int kWarpChannels = 16;  // of the window
+constexpr int kWarpChannels = 16;        // of the window
 
 // Outputs whose weights a stage of the ring holds.
 template <int kOutputs>
@@ -109,8 +111,8 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
   unsigned* specials = reinterpret_cast<unsigned*>(placements + 2 * kTile);
   uint64_t* full = reinterpret_cast<uint64_t*>(specials + 2 * (kTile / 32));
   uint64_t* empty = full + kRingStages;
-  // A phase is a step: its points are placed (even and odd steps, as placing may be two phases ahead
-  // of a reader), its shares are there, its columns are there, its columns were scattered.
+  // A phase is a step: its points are placed (even and odd steps, as placing may be two phases
+  // ahead of a reader), its shares are there, its columns are there, its columns were scattered.
   uint64_t* placed = empty + kRingStages;
   uint64_t* shared_out = placed + 2;
   uint64_t* columns_full = placed + 3;
@@ -255,7 +257,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
         const bool near = wy >= 0 && wy < kWindowHeight && wx >= 0 && wx < kWindowWidth;
         const int target = ((number & 1) * 4 + i) * kCornerPitch + row;
         shares[target] = exists ? share[i] : 0.0f;
-        cells[target] = !exists ? (kWindow + i) * kPanel + window_swizzle(wy, wx)
+        cells[target] = !exists ? (kWindow + i) * kPanel + i * kWarpChannels
                         : near  ? window_slot(wy, wx)
                                 : ~((tile.batch * s.height + y) * s.width + x);
         special |= exists && !near;

@@ -118,7 +118,14 @@ __device__ __forceinline__ void fence_async_shared() {
 }
 
 // Registers of every thread of a warpgroup, a multiple of 8: producers give what consumers take.
-// The block is launched with the mean. All threads of the warpgroup execute it.
+// All threads of the warpgroup execute it. A warpgroup that takes more than others gave waits for
+// ever, which no emulation shows: assert registers_suffice().
+//
+// Whether the roles' registers, over all threads, are no more than the only block of a
+// multiprocessor is launched with.
+constexpr bool registers_suffice(int threads, int wanted) {
+  return wanted <= 65536 / threads / 8 * 8 * threads;
+}
 template <int registers>
 __device__ __forceinline__ void give_registers() {
 #if defined(GGNET_HOPPER)

@@ -8,7 +8,7 @@ torch=${TORCH_CUDA:-torch==2.14.1}
 python=${PYTHON:-python3}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 work=$root/build/cuda
-export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-8.0;9.0;10.0} PIP_QUIET=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-8.0;9.0a;10.0} PIP_QUIET=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 home=$(cd "$root" && "$python" -c 'from ggnet import _build; print(_build.cuda_home() or "")')
 if [ -z "$home" ]; then

@@ -97,7 +97,7 @@ def _loop_cycles(instructions: list[tuple[int, str, int]]) -> int:
         if target is None or int(target[1], 16) >= address:
             continue
         body = [i for i in instructions if int(target[1], 16) <= i[0] <= address]
-        products = sum(text.startswith(("HMMA", "FFMA")) for _, text, _ in body)
+        products = sum(text.startswith(("HMMA", "HGMMA", "FFMA")) for _, text, _ in body)
         cycles = sum(control >> 41 & 15 for *_, control in body)
         best = max(best, (products, -len(body), cycles))  # of equal ones the shortest
     return best[2]
@@ -131,7 +131,7 @@ def measure(library: Path = LIBRARY) -> dict[str, dict[str, Kernel]]:
             stack=stack,
             spills=mix["STL"] + mix["LDL"],
             shared=shared,
-            hmma=mix["HMMA"],
+            hmma=mix["HMMA"] + mix["HGMMA"],
             load128=sum(wide.match(text) is not None for text in texts),
             atomics=sum(atomic.match(text) is not None for text in texts),
             float_atomics=sum(unordered.match(text) is not None for text in texts),
