@@ -260,7 +260,7 @@ def _overridden(
             if not isinstance(node, dict):
                 raise UserError(f"override '{item}': '{section}' is not a section")
         try:
-            node[name] = yaml.safe_load(text)
+            node[name] = _parse_yaml(text)
         except yaml.YAMLError:
             raise UserError(f"override '{item}': '{text}' is not a YAML value") from None
     return parse_config(values, origin, schema)
@@ -302,15 +302,34 @@ def _read(source: str | Path) -> dict[str, Any]:
                 f"no preset '{source}'{hint}. Presets: {', '.join(names)}; or a .yaml file"
             )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = _parse_yaml(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds a {type(values).__name__}; expected sections with keys")
     # "train:" with nothing below it is an empty section
     return {name: {} if section is None else section for name, section in values.items()}
+
+
+class _Loader(yaml.SafeLoader):
+    """Without aliases: nine of them in a row make a billion values of a few bytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not supported; write the value out", mark
+            )
+        return super().compose_node(parent, index)
+
+
+def _parse_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except (RecursionError, ValueError) as error:  # nested without end; a date that is none
+        raise yaml.YAMLError(str(error)) from None
 
 
 def _explain(item: dict[str, Any], schema: type[Config]) -> str:

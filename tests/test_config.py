@@ -125,6 +125,9 @@ def test_every_problem_is_listed_at_once():
         ("none.yaml", None, "cannot read none.yaml: No such file"),
         ("a.yaml", "train: [", "a.yaml is not valid YAML"),
         ("a.yaml", "- 1", "a.yaml holds a list"),
+        ("a.yaml", "train: &a {lr: 1}\nmodel: *a", "aliases .* are not supported"),
+        ("a.yaml", "train: " + "[" * 5000, "a.yaml is not valid YAML"),
+        ("a.yaml", "train: 2001-99-99", "a.yaml is not valid YAML"),
         ("a.yaml", "train: {lrr: 1}", "a.yaml is not valid:\n.*'train.lrr'.*'train.lr'"),
     ],
 )

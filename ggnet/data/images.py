@@ -9,6 +9,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ggnet.errors import UserError
 
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS  # Pillow's bound against decompression bombs
+MAX_SIDE = 32767  # what OpenCV can warp
+
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
     """Decode an image file to uint8 RGB of shape (H, W, 3), contiguous and writable.
@@ -18,8 +21,8 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     images are scaled to 8 bits; of an animation or a multi-page file the first frame is taken.
 
     Raises:
-        UserError: no such file, no permission, not an image, truncated or corrupt, or more pixels
-            than Pillow's limit against decompression bombs. The message names file and problem.
+        UserError: no such file, no permission, not an image, truncated or corrupt, or larger than
+            MAX_PIXELS or MAX_SIDE. The message names file and problem.
     """
     path = Path(path)
     try:
@@ -27,6 +30,8 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
             warnings.simplefilter("ignore")  # a file's odd metadata concerns nobody
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
+                if max(image.size) > MAX_SIDE or image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError  # its header says so: nothing is decoded
                 image.load()
                 return _to_rgb(image)
     except UnidentifiedImageError:
@@ -35,7 +40,10 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     except FileNotFoundError:
         problem = "no such file"
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        problem = f"more than {Image.MAX_IMAGE_PIXELS // 10**6} million pixels; downscale it first"
+        problem = (
+            f"more than {MAX_PIXELS // 10**6} million pixels, or a side of more than {MAX_SIDE}; "
+            "downscale it first"
+        )
     except Exception as error:  # decoders fed with broken data raise nearly anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         problem = f"the image cannot be decoded ({reason})" if path.is_file() else reason

@@ -19,8 +19,10 @@ from ggnet.data.tables import vcoco_actions
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 from ggnet.eval.predictions import ImagePrediction, finite, indices, read_predictions, whole
+from ggnet.eval.unpickle import load_plain
 from ggnet.eval.vcoco import AGENT, RolePredictions
 from ggnet.io import atomic_write
+from ggnet.limited import call_limited
 
 INCLUSIVE = np.array([0, 0, 1, 1])  # edges minus inclusive coordinates
 
@@ -137,10 +139,14 @@ def read_vcoco_pickle(path: str | Path) -> list[RolePredictions]:
     Raises:
         UserError: not such a pickle, or it holds anything else.
     """
-    path = Path(path)
+    return call_limited(decode_vcoco_pickle, Path(path))
+
+
+def decode_vcoco_pickle(path: Path) -> list[RolePredictions]:
+    """`read_vcoco_pickle` in this process, where ten bytes can take gigabytes."""
     try:
         with open(path, "rb") as file:
-            entries = _SafeUnpickler(file, encoding="latin1").load()
+            entries = load_plain(file)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except Exception as error:  # broken pickles raise nearly anything
@@ -230,27 +236,3 @@ def write_vcoco_pickle(path: str | Path, found: Sequence[RolePredictions]) -> No
                 entry[name] = [*known.tolist(), float(score)]
     with atomic_write(path) as file:
         pickle.dump(entries, file, protocol=2)
-
-
-class _SafeUnpickler(pickle.Unpickler):
-    """Refuses every global but those that rebuild NumPy arrays and numbers."""
-
-    ALLOWED = frozenset(
-        {
-            ("_codecs", "encode"),
-            ("numpy", "dtype"),
-            ("numpy", "ndarray"),
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy.core.multiarray", "scalar"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "scalar"),
-            ("numpy.core.numeric", "_frombuffer"),
-            ("numpy._core.numeric", "_frombuffer"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it wants to load {module}.{name}, which is not allowed")
-        module = module.replace("numpy.core", "numpy._core")
-        return super().find_class(module, name)

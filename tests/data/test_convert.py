@@ -320,6 +320,36 @@ def test_mat_indices_are_checked(tmp_path, changes, message):
         convert("hico-mat", tmp_path / "out", test=tmp_path / "anno_bbox.mat")
 
 
+def test_a_mat_that_kills_its_decoder_ends_in_a_message(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, scipy.io\nscipy.io.loadmat = lambda *_, **__: os.abort()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(UserError, match="the decoder died of it"):
+        convert("hico-mat", tmp_path / "out", test=tmp_path / "anno_bbox.mat")
+
+
+def test_broken_mat_files_end_in_a_message(tmp_path):
+    """Bytes of a good one changed at random."""
+    from scipy.io import savemat
+
+    box = {"x1": 1, "x2": 20, "y1": 1, "y2": 30}
+    hoi = {"id": 1, "bboxhuman": box, "bboxobject": box, "invis": 0, "connection": [[1, 1]]}
+    path = tmp_path / "anno_bbox.mat"
+    savemat(path, {"bbox_test": {"filename": "a.jpg", "hoi": hoi}})
+    good, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(8):
+        content = bytearray(good)
+        for at in rng.integers(128, len(content), 6):
+            content[at] = rng.integers(256)
+        path.write_bytes(content)
+        try:
+            convert("hico-mat", tmp_path / "out", test=path)
+        except UserError:
+            refused += 1
+    assert refused > 4
+
+
 def test_lists_of_different_lengths_are_named(tmp_path):
     path = tmp_path / "test.json"
     row = {"boxes_h": [[1, 1, 2, 2]], "boxes_o": [], "object": [0], "verb": [0], "hoi": [0]}

@@ -1,8 +1,12 @@
 """Other projects' prediction files are read, written and not trusted."""
 
+import contextlib
+import io
 import json
 import os
 import pickle
+import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +15,10 @@ from ggnet.data.annotations import ImageRecord
 from ggnet.data.tables import vcoco_actions
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
+from ggnet.eval import foreign
 from ggnet.eval.foreign import read_ppdm, read_vcoco_pickle, write_ppdm, write_vcoco_pickle
 from ggnet.eval.predictions import ImagePrediction, read_predictions, write_predictions
+from ggnet.eval.unpickle import load_plain
 from ggnet.eval.vcoco import RolePredictions
 
 VOCABULARY = Vocabulary(
@@ -154,6 +160,85 @@ def test_a_pickle_cannot_run_code(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"wants to load .*system, which is not allowed"):
         read_vcoco_pickle(path)
     assert not (tmp_path / "harmed").exists()
+
+
+class Objects:
+    """An array of objects whose bytes are taken for addresses."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1,), np.dtype("O"), b"\x41" * 8)
+
+
+class OneNumber:
+    def __reduce__(self):
+        return np.ndarray, ((1,), np.dtype("f8"), b"\x41" * 8)
+
+
+class Addresses:
+    """The same through the function that NumPy itself uses."""
+
+    def __reduce__(self):
+        empty = np.array([]).__reduce__()[:2]
+        return *empty, (1, (1,), np.dtype("O"), False, b"\x41" * 8)
+
+
+@pytest.mark.parametrize(
+    "harmful", [Objects(), OneNumber(), Addresses(), np.array([{}], dtype=object)]
+)
+def test_a_pickle_cannot_make_arrays_of_addresses(tmp_path, harmful):
+    path = tmp_path / "detections.pkl"
+    path.write_bytes(pickle.dumps([PERSON | {"kick_obj": harmful}]))
+    with pytest.raises(UserError, match="cannot be read as a V-COCO pickle"):
+        read_vcoco_pickle(path)
+
+
+def test_arrays_survive_every_protocol():
+    arrays = [
+        np.arange(6.0).reshape(2, 3),
+        np.asfortranarray(np.arange(6, dtype=">i2").reshape(2, 3)),
+        np.zeros((0, 4), np.float32),
+        np.float32(0.5),
+        np.arange(10)[::3],
+    ]
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        file = io.BytesIO(pickle.dumps(arrays, protocol=protocol))
+        for got, expected in zip(load_plain(file), arrays, strict=True):
+            np.testing.assert_array_equal(np.asarray(got), expected)
+
+
+@pytest.fixture
+def little_memory():
+    """A gigabyte more than now."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_a_broken_pickle_ends_in_a_message(tmp_path, monkeypatch, little_memory):
+    """Bytes of a good one changed, cut and repeated at random."""
+    rng = np.random.default_rng(0)
+    entry = PERSON | {"kick_obj": np.arange(5.0), "hold_agent": np.float64(0.5)}
+    path = tmp_path / "detections.pkl"
+    read = 0
+    monkeypatch.setattr(foreign, "call_limited", lambda function, path: function(path))
+    for case in range(600):
+        content = bytearray(pickle.dumps([entry, entry], protocol=case % 6))
+        for _ in range(rng.integers(1, 4)):
+            at, value = int(rng.integers(len(content))), int(rng.integers(256))
+            content[at : at + int(rng.integers(2))] = bytes([value]) * int(rng.integers(3))
+        path.write_bytes(content)
+        with contextlib.suppress(UserError):
+            read += len(read_vcoco_pickle(path)) >= 0
+    assert read < 400
+
+
+def test_a_few_bytes_cannot_take_all_the_memory(tmp_path):
+    path = tmp_path / "detections.pkl"
+    path.write_bytes(b"\x80\x02]r" + (1 << 30).to_bytes(4, "little") + b".")  # a list, number 2^30
+    with pytest.raises(UserError, match="cannot be read"):
+        read_vcoco_pickle(path)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from ggnet.data.annotations import read_json
 from ggnet.data.formats.entry import Entry, at
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
+from ggnet.limited import call_limited
 
 PERSON = 1  # COCO id
 
@@ -61,6 +62,13 @@ def read_mat_file(
     Raises:
         UserError: a file is not of that form.
     """
+    return call_limited(decode_mat_file, path, split, labels, vocabulary)
+
+
+def decode_mat_file(
+    path: Path, split: str, labels: str | Path | None, vocabulary: Vocabulary
+) -> list[Entry]:
+    """`read_mat_file` in this process, which a changed byte of the file can end."""
     images = _load_mat(path, f"bbox_{split}", "anno_bbox.mat")
     known = _known_objects(Path(labels), split, vocabulary) if labels else {}
     entries = []
