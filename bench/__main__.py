@@ -28,7 +28,7 @@ from bench.cases import BATCHED, CASES, Missing, case, fields
 from ggnet.io import atomic_write
 
 ONE_THREAD = "ggnet, 1 thread"
-MODES = ("forward", "backward", "full")
+MODES = ("forward", "backward", "full", "deterministic")  # full, with the same bits every run
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -169,7 +169,7 @@ def compare(op: str, mode: str, dtype: str, options, console: Console) -> list[d
         with contextlib.suppress(RuntimeError):  # it synchronizes: no graph holds it
             replays[name] = measure.kernels(*calls[name], mode)
     alone = measure.interleave(replays, options.repeats, options.budget)
-    work = {"forward": 1, "backward": 2, "full": 3}[mode]
+    work = {"forward": 1, "backward": 2, "full": 3, "deterministic": 3}[mode]
     traffic = {"forward": of.bytes, "full": of.full_bytes}.get(mode, lambda element: 0.0)
     for name, values in times.items():
         seconds = measure.median(values)

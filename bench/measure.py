@@ -1,10 +1,11 @@
 """Fair timing on a noisy machine, and memory in a process of its own."""
 
+import contextlib
 import ctypes
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -35,8 +36,19 @@ def now() -> float:
     return clock()
 
 
+@contextlib.contextmanager
+def reproducible(wanted: bool) -> Iterator[None]:
+    """Torch's deterministic algorithms, where wanted."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def step(call: Callable, leaves: list[Tensor], mode: str) -> Callable[[], float]:
-    """One measurement of `mode` (forward, backward, full) in seconds."""
+    """One measurement of `mode` (forward, backward, full, deterministic) in seconds."""
 
     def forward() -> float:
         start = now()
@@ -51,8 +63,9 @@ def step(call: Callable, leaves: list[Tensor], mode: str) -> Callable[[], float]
         middle = now()
         seed = torch.ones_like(out) if out.dim() else None
         begin = now() if mode == "backward" else start + (now() - middle)
-        out.backward(seed)
-        return now() - begin
+        with reproducible(mode == "deterministic"):
+            out.backward(seed)
+            return now() - begin
 
     return forward if mode == "forward" else with_backward
 
@@ -82,7 +95,7 @@ def kernels(call: Callable, leaves: list[Tensor], mode: str) -> Callable[[], flo
     Raises:
         RuntimeError: the call cannot be captured.
     """
-    # No graph of a call may live on: its leaves would accumulate on another stream than the capture's.
+    # No autograd graph may live on: its leaves would accumulate on another stream than captured.
     seed = torch.ones_like(call())
 
     def work() -> None:
@@ -90,7 +103,8 @@ def kernels(call: Callable, leaves: list[Tensor], mode: str) -> Callable[[], flo
             leaf.grad = None
         result = call()
         if mode != "forward":
-            result.backward(seed)
+            with reproducible(mode == "deterministic"):
+                result.backward(seed)
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

@@ -41,6 +41,32 @@ GOALS = [
     ("decode_hoi : loop over images", "decode_hoi forward float32", "torch eager", 1 / 10),
 ]  # fmt: skip
 
+# What the GPU kernels are to reach: text, (op, shape, mode, dtype), by what it is divided (a
+# provider of the same case, or another mode of ggnet's; None: milliseconds), which time, at most.
+ACTPOINT_8 = ACTPOINT.replace("1x", "8x", 1)
+SMALL, DEMO = "1x64x128x128, 64 outputs, 9 points", "16x32x32x32, 32 outputs, 25 points"
+LOSS = "4x117x128x128"
+_ACT, _DEFORM = "actpoint_aggregate", "deform_conv2d"
+GPU_GOALS = [
+    ("ActPoints forward bfloat16, batch 8, kernels : dense 5x5 conv.",
+     (_ACT, ACTPOINT_8, "forward", "bfloat16"), "dense conv2d", "kernel_seconds", 1.5),
+    ("ActPoints full bfloat16, batch 8, kernels, ms",
+     (_ACT, ACTPOINT_8, "full", "bfloat16"), None, "kernel_seconds", 4.5),
+    ("ActPoints full bfloat16, batch 8, kernels, deterministic : default",
+     (_ACT, ACTPOINT_8, "deterministic", "bfloat16"), "full", "kernel_seconds", 1.3),
+    ("ActPoints forward float32 : torchvision",
+     (_ACT, ACTPOINT, "forward", "float32"), "torchvision", "seconds", 0.5),
+    ("ActPoints full float32 : torchvision",
+     (_ACT, ACTPOINT, "full", "float32"), "torchvision", "seconds", 0.33),
+    ("ActPoints full float16, batch 8 : torchvision",
+     (_ACT, ACTPOINT_8, "full", "float16"), "torchvision", "seconds", 0.2),
+    *((f"{op} {shape.partition(',')[0]} {mode} {dtype} : {peer}",
+       (op, shape, mode, dtype), peer, "seconds", 1.0)
+      for op, shape, peer in ((_DEFORM, SMALL, "torchvision"), (_ACT, DEMO, "torchvision"),
+                              ("hna_loss", LOSS, "torch.compile"))
+      for mode in ("forward", "full") for dtype in ("float32", "float16")),
+]  # fmt: skip
+
 
 def publish(files: list[dict]) -> None:
     """Tables of the files, CPUs and GPUs each in a place; a picture of the first CPU."""
@@ -103,7 +129,7 @@ def markdown(results: dict) -> str:
         for peer in peers:
             cells.append("; ".join(ratios(rows.get(peer, {}), own)))
         lines.append("| " + " | ".join(cells) + " |")
-    judged = [] if m.get("gpu") else goals(results)
+    judged = gpu_goals(results) if m.get("gpu") else goals(results)
     if judged:
         lines += ["", "| ggnet : peer, or ggnet | goal, at most | measured | |"]
         lines += ["|---|---:|---:|---|"]
@@ -143,6 +169,20 @@ def goals(results: dict) -> list[tuple[str, float, float]]:
             value = own["seconds"] / rows[other]["seconds"] if other in rows else None
         if value is not None:
             out.append((name, limit, value))
+    return out
+
+
+def gpu_goals(results: dict) -> list[tuple[str, float, float]]:
+    """Name, limit and measured value of each GPU goal whose rows are there."""
+    found, out = cases(results), []
+    for name, key, other, time, limit in GPU_GOALS:
+        own = found.get(key, {}).get("ggnet", {}).get(time)
+        if other == "full":
+            peer = found.get((*key[:2], "full", key[3]), {}).get("ggnet", {}).get(time)
+        else:
+            peer = 1e-3 if other is None else found.get(key, {}).get(other, {}).get(time)
+        if own is not None and peer is not None:
+            out.append((name, limit, own / peer))
     return out
 
 

@@ -50,6 +50,31 @@ def test_table_has_the_peers_time_over_ggnets():
     assert "| 1.5 |" in line
 
 
+def test_gpu_goals_are_judged_by_kernels_or_calls():
+    def row(shape, dtype, mode, provider, seconds, kernels=None):
+        found = {"op": "actpoint_aggregate", "gflops": 1.0, "gbs": 1.0, "seconds": seconds}
+        found |= {"shape": shape, "dtype": dtype, "mode": mode, "provider": provider}
+        return found | ({} if kernels is None else {"kernel_seconds": kernels})
+
+    eight, one = publish.ACTPOINT_8, publish.ACTPOINT
+    file = results(0.2, 0.3, 1e6)
+    file["machine"]["gpu"] = "a GPU"
+    file["rows"] = [
+        row(eight, "bfloat16", "forward", "ggnet", 9, 2e-3),
+        row(eight, "bfloat16", "forward", "dense conv2d", 1, 1e-3),
+        row(eight, "bfloat16", "full", "ggnet", 9, 4e-3),
+        row(eight, "bfloat16", "deterministic", "ggnet", 9, 5e-3),
+        row(one, "float32", "full", "ggnet", 1.0, 9),
+        row(one, "float32", "full", "torchvision", 4.0),
+    ]
+    values = [value for *_, value in publish.gpu_goals(file)]
+    assert values == pytest.approx([2.0, 4.0, 1.25, 0.25])
+    lines = publish.markdown(file).splitlines()
+    judged = [line.endswith("missed |") for line in lines if line.startswith("| ActPoints")]
+    assert judged == [True, False, False, False]
+    assert any("; 0.5 |" in line for line in lines if "forward, bfloat16" in line)
+
+
 def test_readme_has_one_place_for_each_table():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [text.count(begin) for begin in publish.BEGIN.values()] == [1, 1]

@@ -57,17 +57,6 @@ Code code_of_device() {
 
 using deform::Math;
 
-// How a device with tensor cores multiplies float32; `tf32` says whether torch allows TF32.
-// GGNET_FLOAT32 (ffma or tf32x3) chooses what float32's own accuracy is reached with.
-Math float32_math(bool tf32) {
-  if (tf32) return Math::kTf32;
-  const char* value = std::getenv("GGNET_FLOAT32");
-  const std::string_view choice = value ? value : "tf32x3";
-  STD_TORCH_CHECK(choice == "ffma" || choice == "tf32x3", "GGNET_FLOAT32 is '", choice,
-                  "', expected ffma or tf32x3");
-  return choice == "ffma" ? Math::kFloat : Math::kTf32x3;
-}
-
 // f(type tag, math constant)
 template <class F>
 void dispatch(ScalarType dtype, Math float32, F f) {
@@ -113,7 +102,7 @@ class Call {
     // Half precision needs tensor cores; without them it is computed in float32.
     const Code code = code_of_device();
     dtype_ = code.tensor_cores ? dtype : ScalarType::Float;
-    if (code.tensor_cores) float32_ = float32_math(tf32);
+    if (code.tensor_cores) float32_ = tf32 ? Math::kTf32 : Math::kTf32x3;
     hopper_ = code.hopper && dtype_ != ScalarType::Float;
     features_ = take(features, MemoryFormat::ChannelsLast);
     weight_ = take(weight, MemoryFormat::Contiguous);

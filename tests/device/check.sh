@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU: the operators' tests on it, compute-sanitizer, benchmarks with peers.
-#   tests/device/check.sh [RESULTS_FOLDER]
+# Everything that wants a GPU, in parts of at most five minutes: the operators' tests on it,
+# compute-sanitizer, kernels with peers, whole networks with peers. Each part writes as it goes.
+#   tests/device/check.sh [RESULTS_FOLDER [PART...]]        parts: tests sanitizers kernels networks
 # Run in an environment where ggnet was built with CUDA (PYTHON names its interpreter). The peers
 # torchvision, mmcv and deformops are measured where they are installed.
 set -uo pipefail
@@ -18,6 +19,9 @@ if _library.read_build_info(_library.FOLDER)["cuda"] is None:
     sys.exit("gpu-check: ggnet was built without CUDA; with nvcc on PATH: pip install -e .")
 PYTHON
 mkdir -p "$results"
+parts=("${@:2}")
+[ ${#parts[@]} -gt 0 ] || parts=(tests sanitizers kernels networks)
+wanted() { [[ " ${parts[*]} " == *" $1 "* ]]; }
 failed=()
 part() {  # part NAME SECONDS COMMAND...: its output goes to a file and its end into the summary
   local name=$1 seconds=$2
@@ -37,24 +41,36 @@ part() {  # part NAME SECONDS COMMAND...: its output goes to a file and its end 
   "$python" -m ggnet env
 } >"$results/summary.txt" 2>&1
 # In parallel, as Triton compiles each kernel for each type.
-part tests 200 "$python" -m pytest -q -n 12 tests/device tests/cuda
-if command -v compute-sanitizer >/dev/null; then
-  # One small shape of each operator: the tools run kernels hundreds of times slower.
-  small="not graph and not 64-80 and (bfloat16 or float32) and (topk or heatmaps or hna or deform)"
-  for tool in memcheck racecheck; do
-    part "$tool" 90 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      "$python" -m pytest -q -x tests/device/test_operators.py -k "cuda and $small"
-  done
-else
-  echo "compute-sanitizer: not on PATH, skipped" | tee -a "$results/summary.txt"
+wanted tests && part tests 250 "$python" -m pytest -q -n 12 tests/device tests/cuda
+if wanted sanitizers; then
+  if command -v compute-sanitizer >/dev/null; then
+    # One small shape of each operator: the tools run kernels hundreds of times slower.
+    small="not graph and not 64-80 and (bfloat16 or float32) and (topk or heatmaps or hna or deform)"
+    for tool in memcheck racecheck; do
+      part "$tool" 90 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+        "$python" -m pytest -q -x tests/device/test_operators.py -k "cuda and $small"
+      part "$tool-hopper" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+        "$python" -m pytest -q -x tests/device/test_hopper.py
+    done
+  else
+    echo "compute-sanitizer: not on PATH, skipped" | tee -a "$results/summary.txt"
+  fi
 fi
-peers=(ggnet triton "dense conv2d" torchvision mmcv torch.compile "torch eager")
-part benchmarks 150 "$python" -m bench --device cuda --dtype float32 float16 --mode forward full \
-  --repeats 20 --budget 3 --provider "${peers[@]}" --out "$results/benchmarks.json"
-# A peer whose tuning takes minutes: by itself, and nothing of ours fails if it does not end.
-timeout 90 "$python" -m bench --device cuda --op actpoint --dtype float16 --mode forward \
-  --repeats 20 --budget 3 --provider ggnet triton deformops --out "$results/deformops.json" \
-  >"$results/deformops.txt" 2>&1 || echo "deformops: no figure within 90 s" >>"$results/deformops.txt"
-cat "$results"/{benchmarks,deformops}.txt >>"$results/summary.txt"
+peers=(ggnet "dense conv2d" torchvision mmcv torch.compile)
+if wanted kernels; then
+  part benchmarks 200 "$python" -m bench --device cuda --dtype bfloat16 float16 float32 \
+    --mode forward full deterministic --repeats 10 --budget 1 --provider "${peers[@]}" \
+    --out "$results/benchmarks.json"
+  # Peers whose tuning takes minutes: by themselves, and nothing of ours fails if they do not end.
+  timeout 90 "$python" -m bench --device cuda --op actpoint --dtype float16 --mode forward \
+    --repeats 10 --budget 1 --provider ggnet triton deformops --out "$results/deformops.json" \
+    >"$results/deformops.txt" 2>&1 || echo "deformops: no figure within 90 s" >>"$results/deformops.txt"
+  cat "$results"/{benchmarks,deformops}.txt >>"$results/summary.txt"
+fi
+if wanted networks; then
+  part networks 200 "$python" -m bench model --device cuda --preset goals \
+    --out "$results/networks.json"
+  cat "$results/networks.txt" >>"$results/summary.txt"
+fi
 echo "results: $results/summary.txt"
 [ ${#failed[@]} -eq 0 ]

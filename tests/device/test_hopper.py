@@ -1,0 +1,65 @@
+"""The Hopper kernels on the device, beside those of other devices on the same inputs."""
+
+import ctypes
+
+import pytest
+import torch
+
+from ggnet import ops
+
+LIBC = ctypes.CDLL(None)  # os.environ does not reach what C++ reads, once the process runs
+# batch, channels, size, outputs, kernel, spread of the offsets
+SHAPES = [
+    (1, 256, 11, 256, 5, 2.0),
+    (2, 136, 9, 128, 3, 60.0),
+    (1, 72, 7, 64, 7, 2.0),
+]
+
+
+@pytest.fixture(autouse=True)
+def hopper(device):
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("no Hopper GPU")
+    yield
+    LIBC.unsetenv(b"GGNET_HOPPER")
+
+
+def gradients(leaves, seed):
+    out = ops.actpoint_aggregate(*leaves, relu=True)
+    return [out.detach(), *torch.autograd.grad(out, leaves, seed)]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_both_kinds_of_kernels_agree(device, shape, dtype, deterministic):
+    batch, channels, size, outputs, kernel, spread = shape
+    generator = torch.Generator().manual_seed(5)
+
+    def random(*sizes, scale=1.0):
+        return (torch.randn(*sizes, generator=generator) * scale).to(device, dtype)
+
+    taps = kernel * kernel
+    points = random(batch, 3 * taps, size, size)
+    points[:, : 2 * taps] *= spread
+    leaves = [
+        random(batch, channels, size, size),
+        points,
+        random(outputs, channels, kernel, kernel, scale=(channels * taps) ** -0.5),
+        random(outputs),
+    ]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    seed = random(batch, outputs, size, size)
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        ours = gradients(leaves, seed)
+        if deterministic:
+            assert all(map(torch.equal, ours, gradients(leaves, seed)))
+        LIBC.setenv(b"GGNET_HOPPER", b"0", 1)
+        others = gradients(leaves, seed)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    # Sums in another order, then rounded to the type.
+    bound = 4 * torch.finfo(dtype).eps
+    for mine, other in zip(ours, others, strict=True):
+        assert (mine.float() - other.float()).norm() <= bound * other.float().norm()
