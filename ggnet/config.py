@@ -162,6 +162,9 @@ class EvalConfig(_Section):
         description="of HICO's 11-point AP; double: rounded as the official script's",
     )
     rare_threshold: int = Field(10, ge=1, description="HOIs with fewer training instances are rare")
+    partial: bool = Field(
+        False, description="score the images that are there, although some of the split are missing"
+    )
 
 
 class ScenesConfig(_Section):

@@ -6,7 +6,7 @@ from pathlib import Path
 from ggnet.commands.common import OVERRIDE, add_overrides
 from ggnet.errors import UserError
 
-SUMMARY = "metrics of a checkpoint, or of a prediction file, on the test split"
+SUMMARY = "metrics of a checkpoint, or of a prediction file, on a split"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="use another detector's boxes (COCO's JSON of results) in place of the network's",
     )
+    parser.add_argument("--split", default="test", help="of the dataset (default: %(default)s)")
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="score the images that are there, although some of the split are missing",
+    )
     parser.add_argument(
         "--out", help="folder of the results (default: the run's; with --predictions: none)"
     )
@@ -39,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("give either a run folder or checkpoint, or --predictions FILE")
     if args.detections and not args.checkpoint:
         raise UserError("--detections needs a network to find the interactions: give its run")
+    if args.partial:
+        args.overrides.append("eval.partial=true")
     out = Path(args.out) if args.out else None
     if args.checkpoint:
         _of_checkpoint(args, out)
@@ -57,7 +65,7 @@ def _of_checkpoint(args: argparse.Namespace, out: Path | None) -> None:
     checkpoint = open_checkpoint(args.checkpoint)
     out = out or checkpoint.path.parent
     report = evaluate_checkpoint(
-        checkpoint, args.overrides, out, console, detections=args.detections
+        checkpoint, args.overrides, out, console, split=args.split, detections=args.detections
     )
     if report is None:  # one of several processes: the first one speaks
         return
@@ -77,7 +85,7 @@ def _of_file(args: argparse.Namespace, out: Path | None) -> None:
 
     config = load_config(None, args.overrides)
     dataset = load_dataset(config.data.root)
-    report = score_file(args.predictions, dataset, "test", config.eval)
+    report = score_file(args.predictions, dataset, args.split, config.eval)
     console = Console()
     for table in report.tables():
         console.print(table)

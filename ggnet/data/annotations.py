@@ -84,6 +84,25 @@ class Dataset:
         images = files.images if look_for_images else None
         return load_annotations(files.annotations, images, self.vocabulary, problems)
 
+    def load_to_score(self, split: str, *, partial: bool = False) -> tuple[list[ImageRecord], int]:
+        """The records of a split whose images are there, and how many images are missing.
+
+        Raises:
+            UserError: as `load`; images are missing and `partial` does not allow it.
+        """
+        problems = Problems()
+        records = self.load(split, problems)
+        missing = [problem for problem in problems.items if problem.kind == "missing image"]
+        if missing and not partial:
+            raise UserError(
+                f"{len(missing)} of {len(missing) + len(records)} images of split '{split}' are "
+                f"missing in {self.splits[split].images}, the first: {missing[0].record}. Figures "
+                "of the rest cannot be compared with anybody's. Complete the download, or set "
+                "eval.partial=true (`ggnet eval --partial`) to have them all the same"
+            )
+        problems.log()
+        return records, len(missing)
+
     @cached_property
     def train_counts(self) -> np.ndarray | None:
         """(HOIs,) int64: how many pairs of each HOI the training split has, whether or not its

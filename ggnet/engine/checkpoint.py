@@ -17,6 +17,8 @@ import os
 import pickle
 import platform
 import time
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,10 @@ from ggnet.io import atomic_write
 
 FORMAT = 1
 LAST, BEST = "last.pt", "best.pt"
+_BROKEN = (  # what a file that is no torch file, or a damaged one, makes torch and zipfile raise
+    *(RuntimeError, ValueError, KeyError, EOFError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+)
 _KEYS = {"config", "vocabulary", "model", "ema", "optimizer", "progress", "rng"}
 
 
@@ -124,7 +130,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         UserError: missing, unreadable, truncated or corrupt; not a checkpoint of this package, or
-            one of a newer version.
+            one of a newer version; weights that are not finite.
     """
     state = read_torch_file(path)
     if not isinstance(state, dict) or not state.keys() >= _KEYS:
@@ -137,7 +143,23 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
             f"{path} has checkpoint format {state['format']}; this ggnet {ggnet.__version__} reads "
             f"up to {FORMAT}. Upgrade ggnet."
         )
+    for name in ("model", "ema"):
+        check_finite(state[name] or {}, path)
     return state
+
+
+def check_finite(weights: dict[str, torch.Tensor], path: str | os.PathLike) -> None:
+    """Refuse weights that no network can compute with.
+
+    Raises:
+        UserError: names the first tensor with a NaN or an infinity.
+    """
+    for name, value in weights.items():
+        if isinstance(value, torch.Tensor) and not torch.isfinite(value).all():
+            raise UserError(
+                f"{path} holds weights that are not finite, the first: {name}. It is corrupt, or "
+                f"of a run that diverged; use the run's other checkpoint ({LAST}, {BEST}) or a copy"
+            )
 
 
 def read_torch_file(path: str | os.PathLike) -> Any:
@@ -147,12 +169,16 @@ def read_torch_file(path: str | os.PathLike) -> Any:
         UserError: missing, unreadable, truncated or corrupt, or it holds anything else.
     """
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:  # torch itself does not look at the checksums
+                if (damaged := file.testzip()) is not None:
+                    raise RuntimeError(f"the checksum of {damaged} is wrong")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {path}; check the path") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except _BROKEN as error:
         reason = str(error).strip().partition(".")[0].partition("\n")[0] or type(error).__name__
         if isinstance(error, KeyError):  # of the unpickler, with the code it does not know
             reason = "not a torch file"

@@ -89,9 +89,10 @@ def evaluate_checkpoint(
     out: Path | None = None,
     console: Console | None = None,
     *,
+    split: str = "test",
     detections: str | Path | None = None,
 ) -> Report | None:
-    """Metrics of a checkpoint on the test split, written to files.
+    """Metrics of a checkpoint on a split, written to files.
 
     Args:
         checkpoint: see `open_checkpoint`.
@@ -99,6 +100,7 @@ def evaluate_checkpoint(
         out: where predictions.json, metrics.json and ap_per_class.csv go; None: beside the
             checkpoint.
         console: where progress is shown.
+        split: of the dataset.
         detections: a file of another detector's boxes (`read_detections`), to be used in place of
             the network's own.
 
@@ -106,14 +108,15 @@ def evaluate_checkpoint(
         The metrics on the main process, else None.
 
     Raises:
-        UserError: a broken dataset, or keys that may not change.
+        UserError: a broken dataset, images that are missing without eval.partial, or keys that may
+            not change.
     """
     path = checkpoint.path
     config = override(checkpoint.config, overrides)
     check_same_config(checkpoint.config, config, path, {"data", "eval", "train"})
     dataset = load_dataset(config.data.root)
     check_vocabulary(dataset, checkpoint.vocabulary, path)
-    records = dataset.load("test")
+    records, missing = dataset.load_to_score(split, partial=config.eval.partial)
     with join_workers(config.train.device) as worker:
         predictor = Predictor.of(checkpoint, worker.device, config)
         if detections is not None:
@@ -121,7 +124,7 @@ def evaluate_checkpoint(
         predictions = predict_split(predictor, records, worker, console)
         if not worker.is_main:
             return None
-    warn_without_roles(dataset, "test")
-    report = score(predictions, dataset, "test", config.eval, records)
+    warn_without_roles(dataset, split)
+    report = score(predictions, dataset, split, config.eval, records, missing)
     write_results(out or path.parent, report)
     return report

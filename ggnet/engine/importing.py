@@ -20,7 +20,7 @@ from ggnet.config import Config, ModelConfig
 from ggnet.data.annotations import load_dataset
 from ggnet.data.tables import hico_vocabulary
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.engine.checkpoint import read_torch_file, save_checkpoint
+from ggnet.engine.checkpoint import check_finite, read_torch_file, save_checkpoint
 from ggnet.errors import UserError
 from ggnet.models import build_model
 from ggnet.models.importers import Imported, import_weights, listed
@@ -130,6 +130,7 @@ def _published(path: str | os.PathLike) -> dict[str, Tensor]:
     for key, value in values.items():
         if not isinstance(value, Tensor):
             raise UserError(f"{path}: '{key}' is a {type(value).__name__}; expected a tensor")
+    check_finite(values, path)
     return {key.removeprefix("module."): value for key, value in values.items()}
 
 
@@ -178,10 +179,13 @@ def _initial(
     """Weights, objects and verbs of a file of initial weights or a checkpoint."""
     values: Any = read_torch_file(path)
     if isinstance(values, dict) and WEIGHTS in values:
+        check_finite(values[WEIGHTS], path)
         return values[WEIGHTS], tuple(values["objects"]), None
     if isinstance(values, dict) and {"model", "ema", "vocabulary"} <= values.keys():
         vocabulary = Vocabulary.from_dict(values["vocabulary"])
-        return values["ema"] or values["model"], vocabulary.objects, vocabulary.verbs
+        weights = values["ema"] or values["model"]
+        check_finite(weights, path)
+        return weights, vocabulary.objects, vocabulary.verbs
     raise UserError(
         f"{path} is neither a checkpoint nor initial weights; `ggnet import` makes them from "
         "published files"

@@ -51,6 +51,7 @@ from ggnet.io import atomic_write
 from ggnet.models import build_model
 from ggnet.nn import GGNetLoss
 
+SELECTION = ("val", "test")  # the splits that the best epoch is chosen by, the first that exists
 CONFIG, TENSORBOARD = "config.yaml", "tensorboard"
 # On a GPU the host reads a step's flags this many steps later, when the device has long computed
 # them: reading never waits. All processes read the same flags at the same step.
@@ -82,7 +83,9 @@ def train(
     resume: dict[str, Any] | None = None,
     console: Console | None = None,
 ) -> Report | None:
-    """Train in the run folder `run`, then evaluate on the test split if there is one.
+    """Train in the run folder `run`, then evaluate on the split that the best epoch is chosen by.
+
+    That is val where the dataset has one, else test, else none.
 
     Args:
         resume: the checkpoint to go on from (`load_checkpoint`), of the same configuration.
@@ -115,7 +118,18 @@ class Trainer:
         self.dataset = load_dataset(config.data.root)
         self.vocabulary = self.dataset.vocabulary
         self.records = self.dataset.load("train")
-        self.test_records = self.dataset.load("test") if "test" in self.dataset.splits else None
+        self.split = next((name for name in SELECTION if name in self.dataset.splits), None)
+        self.scored, self.missing_images = None, 0
+        if self.split is not None:
+            self.scored, self.missing_images = self.dataset.load_to_score(
+                self.split, partial=config.eval.partial
+            )
+        elif config.train.eval_every is not None:
+            raise UserError(
+                f"train.eval_every is {config.train.eval_every}, but {config.data.root} has no "
+                f"split to evaluate; expected {' or '.join(SELECTION)} in its dataset.json. Add "
+                "one, or leave out train.eval_every"
+            )
         self.loader = make_loader(
             self.records,
             self.vocabulary,
@@ -342,7 +356,7 @@ class Trainer:
         final = epoch == config.epochs
         due = final or (config.eval_every is not None and epoch % config.eval_every == 0)
         report = None
-        if due and self.test_records is not None:
+        if due and self.scored is not None:
             self._save()
             report = self._evaluate(stop, final)
         metrics = report.result.headline() if report is not None else {}
@@ -379,10 +393,17 @@ class Trainer:
         model = self.average.module if self.average else self.model
         self.worker.synchronize_(model)
         predictor = Predictor(model, self.vocabulary, self.config, self.worker.device)
-        predictions = predict_split(predictor, self.test_records, self.worker, self.console, stop)
+        predictions = predict_split(predictor, self.scored, self.worker, self.console, stop)
         if not self.worker.is_main:
             return None
-        report = score(predictions, self.dataset, "test", self.config.eval, self.test_records)
+        report = score(
+            predictions,
+            self.dataset,
+            self.split,
+            self.config.eval,
+            self.scored,
+            self.missing_images,
+        )
         if final:
             write_results(self.run, report)
         else:
@@ -440,6 +461,8 @@ class Trainer:
             f"{len(self.records)} images of {self.vocabulary.name}, {config.train.epochs} epochs "
             f"of {self.steps_per_epoch} steps; run folder {self.run}"
         )
+        if self.split is not None:
+            text += f"; the best epoch is chosen by split {self.split}"
         if self._resumed:
             text += f"; resumed at epoch {position.epoch + 1}, step {position.step + 1}"
         return text

@@ -58,6 +58,8 @@ class Report:
     vocabulary: Vocabulary
     records: Sequence[ImageRecord]
     predictions: Sequence[ImagePrediction] | None  # None: a V-COCO pickle, which has no triplets
+    split: str
+    missing_images: int = 0  # of the split, whose annotations count nowhere
 
     @cached_property
     def detection(self) -> DetectionResult | None:
@@ -78,8 +80,10 @@ class Report:
         return [part.table() for part in parts if part is not None]
 
     def to_dict(self) -> dict[str, Any]:
-        """The HOI metric's values, `object_detection` and `errors`; plain values."""
+        """The HOI metric's values, `split`, `missing_images`, `object_detection` and `errors`;
+        plain values."""
         values = self.result.to_dict()
+        values |= {"split": self.split, "missing_images": self.missing_images}
         if self.detection is not None:
             values["object_detection"] = self.detection.to_dict()
         if self.errors is not None:

@@ -20,6 +20,7 @@ def score(
     split: str,
     config: EvalConfig,
     records: Sequence[ImageRecord] | None = None,
+    missing_images: int = 0,
 ) -> Report:
     """V-COCO's metric where the split has its roles, else HICO's.
 
@@ -28,6 +29,7 @@ def score(
     Args:
         config: protocol, recall points and which HOIs are rare.
         records: the split's, where only some of its images were looked at; None: all of them.
+        missing_images: how many the split has beside `records`.
 
     Raises:
         UserError: the dataset is broken, or the predictions do not belong to the split.
@@ -37,7 +39,10 @@ def score(
         records = dataset.load(split, look_for_images=False)
     if roles := dataset.splits[split].roles:
         found = vcoco.role_predictions(predictions, vocabulary)
-        result = vcoco.evaluate(found, vcoco.read_roles(roles))
+        truth = vcoco.read_roles(roles)
+        if missing_images:
+            truth = {r.image_id: truth[r.image_id] for r in records if r.image_id in truth}
+        result = vcoco.evaluate(found, truth)
     else:
         result = hico.evaluate(
             predictions,
@@ -49,7 +54,7 @@ def score(
             protocol=config.protocol,
             recall_points=config.recall_points,
         )
-    return Report(result, vocabulary, records, predictions)
+    return Report(result, vocabulary, records, predictions, split, missing_images)
 
 
 def score_file(path: str | Path, dataset: Dataset, split: str, config: EvalConfig) -> Report:
@@ -71,7 +76,7 @@ def score_file(path: str | Path, dataset: Dataset, split: str, config: EvalConfi
                 "score it with; `ggnet data convert vcoco-official` makes a dataset that has them"
             )
         result = vcoco.evaluate(read_vcoco_pickle(path), vcoco.read_roles(roles))
-        return Report(result, dataset.vocabulary, records, None)
+        return Report(result, dataset.vocabulary, records, None, split)
     warn_without_roles(dataset, split)
     return score(read_any(path, records, dataset.vocabulary), dataset, split, config, records)
 

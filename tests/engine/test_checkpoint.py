@@ -1,6 +1,8 @@
 """Checkpoints survive what can happen to files, and say what is wrong with the others."""
 
+import math
 import os
+import random
 import resource
 from pathlib import Path
 from types import SimpleNamespace
@@ -150,3 +152,33 @@ def test_checkpoints_are_due_by_time_or_steps(monkeypatch):
             if due[-1]:
                 schedule.restart()
         assert due == [step in (3, 6), step in (3, 6), False]  # 150 seconds are the first above 120
+
+
+def test_a_changed_bit_is_noticed(path):
+    """Wherever it is: the file is refused, or holds what it held (not all of a zip is content)."""
+    good, rng = path.read_bytes(), random.Random(0)
+    before, refused = load_checkpoint(path), 0
+    weight = good.index(before["model"]["weight"].numpy().tobytes())
+    path.write_bytes(good[:weight] + bytes([good[weight] ^ 1]) + good[weight + 1 :])
+    with pytest.raises(UserError, match="the checksum of .* is wrong"):
+        load_checkpoint(path)
+    for at in (rng.randrange(len(good)) for _ in range(60)):
+        content = bytearray(good)
+        content[at] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+        try:
+            after = load_checkpoint(path)
+        except UserError:
+            refused += 1
+            continue
+        assert torch.equal(after["model"]["weight"], before["model"]["weight"])
+        assert torch.equal(after["rng"]["torch"], before["rng"]["torch"])
+    assert refused > 30
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("which", ["model", "ema"])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value, which):
+    save_checkpoint(tmp_path / LAST, state() | {which: {"weight": torch.tensor([1.0, value])}})
+    with pytest.raises(UserError, match="not finite, the first: weight"):
+        load_checkpoint(tmp_path / LAST)

@@ -1,6 +1,7 @@
 """`ggnet eval`: a network, or another detector's boxes, scored by the dataset's own metric."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -87,3 +88,36 @@ def test_vcoco_is_scored_by_its_own_metric(vcoco, tmp_path, capsys):
     assert "scenario 2, 25 roles" in metrics["mean_role_ap"]
     assert metrics["object_detection"]["metric"] == "COCO AP"
     assert (run / "precision_recall.png").exists()
+
+
+def test_missing_images_are_not_passed_over(scenes, tmp_path, capsys):
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes.root, root)
+    run = checkpoint(tmp_path, load_dataset(root))
+    gone = load_dataset(root).load("test")[1].path
+    gone.unlink()
+    assert main(["eval", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert "1 of 3 images of split 'test' are missing" in error
+    assert gone.name in error
+    assert not (run / "metrics.json").exists()
+    assert main(["eval", str(run), "--partial"]) == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert (metrics["split"], metrics["missing_images"]) == ("test", 1)
+    assert len(read_predictions(run / "predictions.json", scenes.vocabulary)) == 2
+
+
+def test_another_split(scenes, tmp_path, capsys):
+    run = checkpoint(tmp_path, scenes)
+    assert main(["eval", str(run), "--split", "train"]) == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert (metrics["split"], metrics["missing_images"]) == ("train", 0)
+    assert sum(row["ground_truth"] for row in metrics["classes"]) == sum(
+        len(record.pairs) for record in scenes.load("train")
+    )
+    files = ["--predictions", str(run / "predictions.json"), "--out", str(tmp_path / "again")]
+    assert main(["eval", *files, "--split", "train", f"data.root={scenes.root}"]) == 0
+    again = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert again["classes"] == metrics["classes"]
+    assert main(["eval", str(run), "--split", "val"]) == 2
+    assert "no split 'val'; it has train, test" in capsys.readouterr().err

@@ -1,10 +1,13 @@
 """A run can be stopped in any way and goes on as if nothing had happened."""
 
 import csv
+import io
 import itertools
+import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +20,7 @@ from rich.console import Console
 from tolerances import AUTOCAST_LOSS
 
 from ggnet.config import load_config, override
+from ggnet.data.annotations import load_dataset
 from ggnet.engine.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from ggnet.engine.distributed import join_workers
 from ggnet.engine.logging import LINE_SECONDS, TensorBoard
@@ -352,3 +356,32 @@ def test_progress_lines_without_a_terminal(quick, tmp_path, monkeypatch):
     assert 1 <= len(progress) <= 11
     pattern = r"total \S+ .*gaze2 \S+ .*\d+ images/s  data wait \d+ %  \d+:\d\d left"
     assert all(re.search(pattern, line) for line in progress)
+
+
+def with_splits(scenes, root, **splits):
+    """The bundled scenes with other splits: name -> the split that it is."""
+    shutil.copytree(scenes, root)
+    values = json.loads((root / "dataset.json").read_text())
+    values["splits"] = {name: values["splits"][split] for name, split in splits.items()}
+    (root / "dataset.json").write_text(json.dumps(values))
+    return [f"data.root={root}"]
+
+
+def test_the_best_epoch_is_chosen_by_val_where_there_is_one(quick, scenes, tmp_path):
+    more = with_splits(scenes, tmp_path / "scenes", train="train", test="test", val="train")
+    config = load_config(None, [*quick, *more, "train.epochs=1"])
+    console = Console(record=True, width=500, file=io.StringIO())
+    report = train(config, tmp_path / "run", console=console)
+    assert report.split == "val"
+    assert len(report.records) == len(load_dataset(scenes).load("train"))
+    assert json.loads((tmp_path / "run" / METRICS).read_text())["split"] == "val"
+    assert "the best epoch is chosen by split val" in console.export_text()
+
+
+def test_evaluating_without_a_split_to_evaluate_is_an_error(quick, scenes, tmp_path):
+    more = with_splits(scenes, tmp_path / "scenes", train="train")
+    config = load_config(None, [*quick, *more, "train.epochs=1"])
+    assert train(config, tmp_path / "run", console=QUIET) is None
+    config = override(config, ["train.eval_every=1"])
+    with pytest.raises(UserError, match="no split to evaluate; expected val or test"):
+        train(config, tmp_path / "other", console=QUIET)
