@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ggnet.data.annotations import Dataset, load_dataset
+from ggnet.data.duplicates import merged
 from ggnet.data.formats.entry import Entry
 from ggnet.data.problems import Problems
 from ggnet.data.sources import SOURCES, Request
@@ -29,6 +30,7 @@ def convert(
     test_images: str | Path | None = None,
     labels: str | Path | None = None,
     coco: Sequence[str | Path] = (),
+    merge: bool = True,
     problems: Problems | None = None,
 ) -> Dataset:
     """Write a dataset folder from a published annotation format.
@@ -41,6 +43,8 @@ def convert(
         train_images, test_images: folders with the images; default `output`/images/<split>.
         labels: HICO-DET's `anno.mat`: image-level labels for the Known-Object setting ("hico-mat").
         coco: COCO's `instances_train2014.json` and `instances_val2014.json` ("vcoco-official").
+        merge: in the training split of HICO-DET, take boxes that were drawn anew for each verb
+            (`ggnet.data.duplicates`) as one. The test split always stays as the metric wants it.
         problems: collects what is left out; without it a summary is logged.
 
     Raises:
@@ -65,7 +69,10 @@ def convert(
         for split, path in files.items()
     }
     if "train" in contents:
-        contents["train"].entries = _with_boxes(contents["train"].entries, files["train"], found)
+        entries = _with_boxes(contents["train"].entries, files["train"], found)
+        if merge and format_.repeats_boxes:
+            entries = [merged(entry) for entry in entries]
+        contents["train"].entries = entries
     if format_.pairs_from_train:
         pairs = _pairs_in(contents["train"].entries, vocabulary)
         vocabulary = replace(vocabulary, hois=tuple(sorted(pairs)))

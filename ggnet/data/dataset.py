@@ -41,6 +41,7 @@ class HOIDataset(TorchDataset):
     ):
         found = Problems() if problems is None else problems
         self.config, self.seed, self.stride = config.data, config.train.seed, config.model.stride
+        self.hard_negative_radius = config.loss.hard_negative_radius
         if train:
             records = [_capped(record, self.config, found) for record in records]
         if problems is None:
@@ -77,6 +78,7 @@ class HOIDataset(TorchDataset):
             self.vocabulary.valid_pairs,
             (height // self.stride, width // self.stride),
             self.config.compat,
+            self.hard_negative_radius,
         )
 
     def __getitems__(self, keys: list) -> list[dict] | UserError:

@@ -54,6 +54,7 @@ class Source:
     help: str  # its files
     vocabulary: Callable[[], Vocabulary]
     rare: Callable[[], np.ndarray] | None = None  # (HOIs,) bool, where a list is published
+    repeats_boxes: bool = False  # once for each verb of a pair
     pairs_from_train: bool = False  # only the training file says which verb goes with which object
 
 
@@ -96,7 +97,7 @@ def _entry(record: ImageRecord, vocabulary: Vocabulary, shift: float) -> Entry:
 
 
 # HICO-DET's boxes are inclusive pixels counted from 1, [x1, x2]; as edges they are [x1 - 1, x2].
-_hico = partial(Source, vocabulary=hico_vocabulary, rare=hico_rare)
+_hico = partial(Source, vocabulary=hico_vocabulary, rare=hico_rare, repeats_boxes=True)
 _vcoco = partial(Source, vocabulary=vcoco_vocabulary, pairs_from_train=True)
 
 SOURCES: dict[str, Source] = {

@@ -51,6 +51,7 @@ def build_targets(
     valid_pairs: np.ndarray,
     grid: tuple[int, int],
     compat: str = "none",
+    hard_negative_radius: int = 3,
 ) -> dict[str, np.ndarray]:
     """The fields of `Batch` for one image, without the batch column.
 
@@ -61,11 +62,13 @@ def build_targets(
         valid_pairs: (V, num_objects) bool.
         grid: height and width of the feature map.
         compat: "original" for the published code's integer targets.
+        hard_negative_radius: as they are drawn, in cells.
 
     A box that the crop cuts is clipped; one that it loses has no targets, nor have its pairs (in
     the published code they do). The interaction point is the midpoint of the two box centers.
     Hard negatives stand at the interaction point of every pair, for every other valid verb of the
-    pair's object that is not annotated at that cell.
+    pair's object that is not annotated so near that the negative would be drawn on it (in the
+    published code, at that cell).
     """
     original = compat == "original"
     height, width = grid
@@ -97,15 +100,17 @@ def build_targets(
         "interaction_radii": radius(*distance.T),
         "human_offsets": (points - cells[human]).astype(np.float32),
         "object_offsets": (points - cells[object_]).astype(np.float32),
-        "hard_negatives": _hard_negatives(interactions, valid_pairs[:, labels[object_]].T),
+        "hard_negatives": _hard_negatives(
+            interactions, valid_pairs[:, labels[object_]].T, 0 if original else hard_negative_radius
+        ),
     }
 
 
-def _hard_negatives(interactions: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """(L, 3) [verb, y, x]: valid verbs (`valid`: (m, V)) that nobody annotated at the cell."""
+def _hard_negatives(interactions: np.ndarray, valid: np.ndarray, radius: int) -> np.ndarray:
+    """(L, 3) [verb, y, x]: valid verbs (`valid`: (m, V)) without an annotation in the window of
+    `radius` around the cell."""
     pair, verb = np.nonzero(valid)
-    candidates = np.column_stack([verb, interactions[pair, 1:]])
-    candidates = np.unique(candidates, axis=0)
-    annotated = {tuple(row) for row in interactions.tolist()}
-    keep = [tuple(row) not in annotated for row in candidates.tolist()]
-    return candidates[keep].astype(np.int32).reshape(-1, 3)
+    candidates = np.unique(np.column_stack([verb, interactions[pair, 1:]]), axis=0)
+    apart = np.abs(candidates[:, None] - interactions)  # (L, m, 3)
+    near = (apart[..., 0] == 0) & (apart[..., 1:] <= radius).all(axis=2)
+    return candidates[~near.any(axis=1)].astype(np.int32).reshape(-1, 3)

@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from ggnet.data.annotations import ImageRecord, hoi_counts, load_dataset, read_records
+from ggnet.data.duplicates import first_of_each
 from ggnet.data.images import read_image
 from ggnet.data.problems import Problems
 from ggnet.data.vocabulary import Vocabulary
@@ -24,8 +25,8 @@ class Verification:
     """What `verify_dataset` found."""
 
     problems: Problems = field(default_factory=Problems)
-    counts: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-    # split -> usable images, boxes, pairs
+    counts: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)
+    # split -> usable images, boxes, those of them that repeat another, pairs
 
     @property
     def ok(self) -> bool:
@@ -35,7 +36,7 @@ class Verification:
     def table(self) -> Table:
         """What is usable, as a rich table; the problems have their own (`problems.table()`)."""
         table = Table(title="usable")
-        for name in ("split", "images", "boxes", "pairs"):
+        for name in ("split", "images", "boxes", "repeated boxes", "pairs"):
             table.add_column(name, justify="left" if name == "split" else "right")
         for split, figures in self.counts.items():
             table.add_row(split, *(f"{figure:,}" for figure in figures))
@@ -76,6 +77,7 @@ def verify_dataset(
         result.counts[name] = (
             len(records),
             sum(len(record.boxes) for record in records),
+            repeated_boxes(records),
             sum(len(record.pairs) for record in records),
         )
     if read_images:
@@ -131,6 +133,7 @@ class Statistics:
     vocabulary: Vocabulary
     images: int
     objects: np.ndarray  # (objects,) boxes
+    repeated: int  # boxes of the same thing as another, see `ggnet.data.duplicates`
     verbs: np.ndarray  # (verbs,) pairs
     hois: np.ndarray  # (HOIs,) pairs
     pairs_per_image: np.ndarray  # (images,)
@@ -146,6 +149,7 @@ class Statistics:
         for name, figure in (
             ("images", f"{self.images:,}"),
             ("boxes", f"{self.objects.sum():,}"),
+            ("boxes that repeat another", f"{self.repeated:,}"),
             ("pairs", f"{self.verbs.sum():,}"),
             ("pairs per image, mean and most", self._pairs_text()),
             ("verbs per pair of boxes", f"{self.verbs_per_pair:.2f}"),
@@ -177,6 +181,14 @@ class Statistics:
         return list(getattr(self.vocabulary, kind))
 
 
+def repeated_boxes(records: Iterable[ImageRecord]) -> int:
+    """How many boxes are of the same thing as one before them in their image."""
+    return sum(
+        int((first_of_each(r.boxes, r.labels, r.pairs) != np.arange(len(r.boxes))).sum())
+        for r in records
+    )
+
+
 def dataset_statistics(records: list[ImageRecord], vocabulary: Vocabulary) -> Statistics:
     """Count objects, verbs and HOIs; `ggnet.viz.frequencies` draws them."""
     labels = [record.labels for record in records]
@@ -186,6 +198,7 @@ def dataset_statistics(records: list[ImageRecord], vocabulary: Vocabulary) -> St
         vocabulary,
         len(records),
         np.bincount(np.concatenate([*labels, []]).astype(int), minlength=len(vocabulary.objects)),
+        repeated_boxes(records),
         np.bincount(
             np.concatenate([*(rows[:, 2] for rows in pairs), []]).astype(int),
             minlength=len(vocabulary.verbs),

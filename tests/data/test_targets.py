@@ -11,7 +11,7 @@ GRID = (32, 40)  # height, width
 VALID = np.array([[0, 1, 1], [0, 1, 0], [0, 1, 0], [0, 0, 1]], dtype=bool)  # (V=4, objects=3)
 
 
-def targets(boxes, labels, pairs, compat="none"):
+def targets(boxes, labels, pairs, compat="none", **options):
     return build_targets(
         np.array(boxes, np.float64).reshape(-1, 4),
         np.array(labels, np.int64),
@@ -19,6 +19,7 @@ def targets(boxes, labels, pairs, compat="none"):
         VALID,
         GRID,
         compat,
+        **options,
     )
 
 
@@ -57,6 +58,21 @@ def test_a_verb_annotated_at_the_same_cell_is_no_hard_negative():
     out = targets([HUMAN, DOG, mirrored_human, mirrored_ball], [0, 1, 0, 2], [[0, 1, 2], [2, 3, 0]])
     assert out["interactions"][:, 1:].tolist() == [[12, 16], [12, 16]]
     assert out["hard_negatives"].tolist() == [[1, 12, 16], [3, 12, 16]]
+
+
+@pytest.mark.parametrize("radius", [0, 2, 3])
+@pytest.mark.parametrize("apart", [0, 1, 2, 3, 4])
+def test_a_verb_annotated_nearby_is_no_hard_negative(apart, radius):
+    """The same two drawn again, a few cells away, for another verb."""
+    again = [[x + apart, y, z + apart, w] for x, y, z, w in (HUMAN, DOG)]
+    boxes, pairs = [HUMAN, DOG, *again], [[0, 1, 2], [2, 3, 1]]
+    negatives = targets(boxes, [0, 1, 0, 1], pairs, hard_negative_radius=radius)["hard_negatives"]
+    expected = {(0, 12, 16), (0, 12, 16 + apart)}
+    if apart > radius:
+        expected |= {(1, 12, 16), (2, 12, 16 + apart)}
+    assert {tuple(row) for row in negatives.tolist()} == expected
+    published = targets(boxes, [0, 1, 0, 1], pairs, "original")["hard_negatives"].tolist()
+    assert len(published) == (4 if apart else 1)
 
 
 def test_boxes_and_pairs_outside_the_crop_have_no_targets():

@@ -48,7 +48,7 @@ def test_a_good_dataset_has_no_problems(root):
     calls = []
     result = verify_dataset(root, progress=lambda done, total: calls.append((done, total)))
     assert result.ok
-    assert result.counts == {"train": (3, 6, 5)}
+    assert result.counts == {"train": (3, 6, 0, 5)}
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -96,7 +96,7 @@ def test_records_are_checked_without_the_image_folder(root):
     (root / "images").rename(root / "elsewhere")
     result = verify_dataset(root)
     assert result.problems.counts == {"no image folder": 1, "index out of range": 1}
-    assert result.counts == {"train": (3, 6, 4)}
+    assert result.counts == {"train": (3, 6, 0, 4)}
 
 
 def test_statistics(root, tmp_path):
@@ -107,7 +107,7 @@ def test_statistics(root, tmp_path):
     assert statistics.verbs.tolist() == statistics.hois.tolist() == [3, 2]
     assert statistics.pairs_per_image.tolist() == [1, 2, 2]
     assert statistics.verbs_per_pair == pytest.approx(5 / 3)
-    assert statistics.table().row_count == 7
+    assert statistics.table().row_count == 8
     assert statistics.frequency_table("hois", 1).row_count == 1
     plot_frequencies(statistics, tmp_path / "frequencies.png")
     assert Image.open(tmp_path / "frequencies.png").size[0] > 500
@@ -116,4 +116,4 @@ def test_statistics(root, tmp_path):
 def test_statistics_of_nothing(root):
     statistics = dataset_statistics([], load_dataset(root).vocabulary)
     assert statistics.hois.tolist() == [0, 0]
-    assert statistics.table().row_count == 7
+    assert statistics.table().row_count == 8

@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--coco", metavar="FILE", nargs="+", default=(), help="vcoco-official: instances_*2014.json"
     )
+    parser.add_argument(
+        "--keep-repeated-boxes",
+        action="store_true",
+        help="HICO-DET's training split: do not merge the boxes that were drawn for each verb anew",
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     format_help = parser.format_help
 
@@ -51,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
         test_images=args.test_images,
         labels=args.labels,
         coco=args.coco,
+        merge=not args.keep_repeated_boxes,
         problems=problems,
     )
     console = Console()
