@@ -6,6 +6,7 @@ make bench BENCH_ARGS="--benchmark-autosave --benchmark-compare"
 import pytest
 import torch
 
+from bench import measure
 from bench.__main__ import prepare
 from bench.cases import CASES, Missing, case
 
@@ -19,7 +20,7 @@ def test_operator(benchmark, op, mode, provider):
     if provider not in case(op).providers:
         pytest.skip(f"{op} has no provider {provider}")
     try:
-        _, step = prepare(op, mode, "float32", provider)
+        step = measure.step(*prepare(op, mode, "float32", provider), mode)
     except Missing as reason:
         pytest.skip(str(reason))
     benchmark.group = f"{op}, {mode}"
