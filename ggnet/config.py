@@ -121,7 +121,7 @@ class TrainConfig(_Section):
     """Optimization, precision, bookkeeping; null is off."""
 
     init: str | None = Field(
-        None, description="weights to start from: a file of `ggnet import` or a checkpoint"
+        None, description="weights to start from: a file of `ggnet import`, a checkpoint or a run"
     )
     epochs: int = Field(120, ge=1)
     batch_size: int = Field(16, ge=1, description="images a step and process")

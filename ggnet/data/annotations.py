@@ -19,7 +19,7 @@ metric. Each split has a JSON list of images in the style of PPDM:
 
 Boxes are edges in pixels, 0-based: a box as wide as the image is [0, ..., width, ...]. subject_id
 and object_id count the image's annotations; a pair's category_id is a verb's id, or a list of them.
-img_id defaults to the file name without its ending. Optional: `known_objects`, ids of the objects
+img_id defaults to file_name. Optional: `known_objects`, ids of the objects
 that image-level labels name, for HICO's Known-Object setting.
 """
 
@@ -159,6 +159,7 @@ def load_dataset(root: str | Path) -> Dataset:
                         f"rare holds {hoi!r}; expected indices of the {len(rare)} hois"
                     )
                 rare[hoi] = True
+        _check_ids_and_person(vocabulary)
     except KeyError as error:
         raise UserError(
             f"{path}: no {error.args[0]!r} where it is needed. Expected the keys name, objects, "
@@ -168,6 +169,17 @@ def load_dataset(root: str | Path) -> Dataset:
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a valid dataset description: {error}") from None
     return Dataset(root, str(values.get("version", "")), vocabulary, splits, rare)
+
+
+def _check_ids_and_person(vocabulary: Vocabulary) -> None:
+    for id_ in (*vocabulary.object_ids, *vocabulary.verb_ids):
+        if type(id_) is not int:
+            raise ValueError(f"id {id_!r} is not a whole number; write ids without quotes")
+    if "person" in vocabulary.objects[1:]:
+        raise ValueError(
+            f"the first object is '{vocabulary.objects[0]}'; expected the person there: move it to "
+            "the front of objects, ids may stay as they are"
+        )
 
 
 def load_annotations(
@@ -272,7 +284,7 @@ class _Reader:
             return self._note("no file name", f"file_name is {_shown(name)}")
         name = name.strip()
         self.where = f"image {index} ({name})"
-        image_id = str(entry.get("img_id", Path(name).stem)).strip()
+        image_id = str(entry.get("img_id", name)).strip()
         for value, seen, key in ((name, self.names, "file_name"), (image_id, self.ids, "img_id")):
             if value in seen:
                 return self._note("duplicate image", f"{key} '{value}' was used before")

@@ -20,7 +20,7 @@ from ggnet.config import Config, ModelConfig
 from ggnet.data.annotations import load_dataset
 from ggnet.data.tables import hico_vocabulary
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.engine.checkpoint import check_finite, read_torch_file, save_checkpoint
+from ggnet.engine.checkpoint import check_finite, find_checkpoint, read_torch_file, save_checkpoint
 from ggnet.errors import UserError
 from ggnet.models import build_model
 from ggnet.models.importers import Imported, import_weights, listed
@@ -76,7 +76,7 @@ def import_file(
 def load_initial_weights(
     model: nn.Module, path: str | os.PathLike, config: ModelConfig, vocabulary: Vocabulary
 ) -> str:
-    """Copy what fits from a file of initial weights or a checkpoint; the rest stays as it is.
+    """Copy what fits from initial weights, a checkpoint or a run; the rest stays as it is.
 
     The file's backbone must fit. Of the heads, those are left that the file does not have or has
     in another shape, and whatever depends on the number of objects or verbs where the file's
@@ -177,7 +177,7 @@ def _initial(
     path: str | os.PathLike,
 ) -> tuple[dict[str, Tensor], tuple[str, ...] | None, tuple[str, ...] | None]:
     """Weights, objects and verbs of a file of initial weights or a checkpoint."""
-    values: Any = read_torch_file(path)
+    values: Any = read_torch_file(find_checkpoint(path))
     if isinstance(values, dict) and WEIGHTS in values:
         check_finite(values[WEIGHTS], path)
         return values[WEIGHTS], tuple(values["objects"]), None

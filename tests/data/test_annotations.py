@@ -44,6 +44,7 @@ def load(tmp_path):
         for item in entries if isinstance(entries, list) else []:
             name = isinstance(item, dict) and item.get("file_name")
             if isinstance(name, str) and name.strip() and name != "missing.jpg":
+                (images / name.strip()).parent.mkdir(exist_ok=True)
                 Image.new("RGB", (100, 100)).save(images / name.strip())
         path = tmp_path / "train.json"
         path.write_text(json.dumps(entries))
@@ -60,8 +61,10 @@ def test_reads_ids_as_indices(load):
     assert record.pairs.tolist() == [[0, 1, 0]]
 
 
-def test_image_id_defaults_to_the_name(load):
-    assert load([entry("photo_7.jpg")])[0].image_id == "photo_7"
+def test_image_id_defaults_to_the_file_name(load):
+    """Which is unique, as its parts are not: cameras number their photos alike."""
+    names = ["photo_7.jpg", "photo_7.png", "cam1/photo_7.jpg", "cam2/photo_7.jpg"]
+    assert [record.image_id for record in load([entry(name) for name in names])] == names
 
 
 def test_ids_as_text_with_line_breaks_and_verb_lists(load):
@@ -133,7 +136,7 @@ def test_broken_images_are_left_out_and_reported(load, broken, kind):
     assert problems.counts == {kind: 1}
 
 
-@pytest.mark.parametrize("second", [entry(), entry("b.jpg", img_id="a")])
+@pytest.mark.parametrize("second", [entry(), entry("b.jpg", img_id="a.jpg")])
 def test_repeated_images_stop_with_their_name(load, second):
     with pytest.raises(UserError, match=r"repeated images.*'a(\.jpg)?' was used before"):
         load([entry(), second])
@@ -237,6 +240,11 @@ def test_loads_a_dataset_folder(tmp_path):
         ({"verbs": [{"id": 5, "name": "pet"}, {"id": 6, "name": "pet"}]}, "verbs repeat 'pet'"),
         ({"verbs": [{"id": 5, "name": "pet"}, {"id": 5, "name": "hug"}]}, "2 verb names but 1"),
         ({"splits": []}, "not a valid dataset description"),
+        (
+            {"objects": DESCRIPTION["objects"][::-1]},
+            "the first object is 'dog'; expected the person",
+        ),
+        ({"verbs": [{"id": "5", "name": "pet"}], "hois": []}, "id '5' is not a whole number"),
         ({"rare": [4]}, "rare holds 4; expected indices of the"),
         ({"rare": [-1]}, "rare holds -1"),
         ({"rare": [True]}, "rare holds True"),

@@ -137,7 +137,7 @@ def test_a_training_starts_from_a_checkpoint(tmp_path):
     ]
     train(load_config(None, settings), tmp_path / "first")
     first = load_checkpoint(tmp_path / "first" / "last.pt")["model"]
-    settings += [f"train.init={tmp_path / 'first' / 'last.pt'}", "train.lr=1e-30", "train.ema=0.9"]
+    settings += [f"train.init={tmp_path / 'first'}", "train.lr=1e-30", "train.ema=0.9"]
     train(load_config(None, [*settings, "model.gaze_steps=1"]), tmp_path / "second")
     state = load_checkpoint(tmp_path / "second" / "last.pt")
     for weights in (state["model"], state["ema"]):
