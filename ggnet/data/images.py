@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ggnet.errors import UserError
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS  # Pillow's bound against decompression bombs
+ORIENTATION = 0x0112  # EXIF's tag
 MAX_SIDE = 32767  # what OpenCV can warp
 
 
@@ -48,6 +49,22 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         problem = f"the image cannot be decoded ({reason})" if path.is_file() else reason
     raise UserError(f"cannot read {path}: {problem}")
+
+
+def image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Width and height, upright, without decoding the pixels.
+
+    Raises:
+        UserError: not an image.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+                return image.size[::-1] if turned else image.size
+    except Exception as error:  # decoders fed with broken data raise nearly anything
+        raise UserError(f"cannot read {path}: {error}") from None
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -16,6 +16,7 @@ A dict of plain values and tensors (loadable with `weights_only=True`):
 import os
 import pickle
 import platform
+import re
 import time
 import zipfile
 import zlib
@@ -179,6 +180,13 @@ def read_torch_file(path: str | os.PathLike) -> Any:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except _BROKEN as error:
+        if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(
+                f"{path} holds a {refused[1]}, and to load that would run code of the file. If "
+                "you trust it, save the tensors alone in its own program: values = "
+                "torch.load(PATH, weights_only=False); torch.save(values['model'], 'weights.pth'), "
+                "or whichever key has the state dict (of a whole network: values.state_dict())"
+            ) from None
         reason = str(error).strip().partition(".")[0].partition("\n")[0] or type(error).__name__
         if isinstance(error, KeyError):  # of the unpickler, with the code it does not know
             reason = "not a torch file"

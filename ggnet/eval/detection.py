@@ -13,6 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from rich.table import Table
 
 from ggnet.data.annotations import ImageRecord, read_json
+from ggnet.data.images import image_size
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 from ggnet.eval.predictions import ImageDetections, whole
@@ -123,6 +124,11 @@ def read_detections(
             entry at all.
     """
     entries = read_json(Path(path))
+    if isinstance(entries, dict) and "annotations" in entries:
+        raise UserError(
+            f"{path} is in COCO's format for annotations; expected its format for results: the "
+            "list alone, each entry with a score"
+        )
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path} has no list of boxes; expected COCO's format for results")
     images = {record.file_name: record.image_id for record in records}
@@ -136,6 +142,7 @@ def read_detections(
             image = images[str(entry["image_id"])]
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             problem = f"unknown or missing {error}" if isinstance(error, KeyError) else str(error)
+            problem += _remedy(entries, images, vocabulary)
             raise UserError(
                 f"{path}, entry {number}: {problem}; expected image_id of an annotated image, "
                 f"category_id of '{vocabulary.name}', bbox [x, y, width, height] and score"
@@ -145,7 +152,43 @@ def read_detections(
         if not 0 < score <= 1:
             raise UserError(f"{path}, entry {number}: score {score}; expected above 0, at most 1")
         found[image].append((x, y, x + width, y + height, label, score))
+    _check_sides(Path(path), found, {record.image_id: record.path for record in records})
     return {image: _columns(image, rows) for image, rows in found.items()}
+
+
+def _remedy(entries: list, images: dict[str, str], vocabulary: Vocabulary) -> str:
+    """What is wrong with the ids of all entries alike, if that is what it is."""
+    rows = [entry for entry in entries if isinstance(entry, dict)]
+    categories = {row.get("category_id") for row in rows if type(row.get("category_id")) is int}
+    if 0 in categories and 0 not in vocabulary.object_ids:
+        first = ", ".join(str(id_) for id_ in vocabulary.object_ids[:3])
+        return f" (its category ids begin at 0, those of the dataset are {first}, ...: map them)"
+    if not any(str(row.get("image_id")) in images for row in rows):
+        return (
+            f" (none of its image ids is the dataset's, which has such as {next(iter(images))!r})"
+        )
+    return ""
+
+
+def _check_sides(path: Path, found: dict[str, list[tuple]], paths: dict[str, Path]) -> None:
+    """Refuse corners that were given as x, y, width, height.
+
+    As such, each reaches beyond twice its left and upper edge, and some beyond their image.
+    """
+    boxes = [box for rows in found.values() for box in rows]
+    if not boxes or any(x2 <= 2 * x1 or y2 <= 2 * y1 for x1, y1, x2, y2, *_ in boxes):
+        return
+    for image, rows in found.items():
+        if not rows or paths[image] is None or not paths[image].is_file():
+            continue
+        width, height = image_size(paths[image])
+        for x1, y1, x2, y2, *_ in rows:
+            if x2 > width + 1 or y2 > height + 1:
+                raise UserError(
+                    f"{path}: bbox [{x1:g}, {y1:g}, {x2 - x1:g}, {y2 - y1:g}] reaches beyond its "
+                    f"image ({paths[image].name}, {width}x{height}), and all boxes would be right "
+                    "as corners; expected [x, y, width, height]"
+                )
 
 
 def _columns(image_id: str, rows: list[tuple]) -> ImageDetections:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ggnet.data.images import read_image
+from ggnet.data.images import image_size, read_image
 from ggnet.errors import UserError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -144,3 +144,14 @@ def test_decompression_bomb_is_refused(tmp_path, width, height):
     (tmp_path / "bomb.png").write_bytes(header)
     with pytest.raises(UserError, match=r"bomb\.png: more than 89 million pixels"):
         read_image(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_size_without_decoding(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert image_size(tmp_path / "a.jpg") == read_image(tmp_path / "a.jpg").shape[1::-1]
+    (tmp_path / "b.jpg").write_bytes(b"dear diary")
+    with pytest.raises(UserError, match=r"cannot read .*b\.jpg"):
+        image_size(tmp_path / "b.jpg")

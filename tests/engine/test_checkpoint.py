@@ -1,5 +1,6 @@
 """Checkpoints survive what can happen to files, and say what is wrong with the others."""
 
+import argparse
 import math
 import os
 import random
@@ -106,7 +107,7 @@ class Malicious:
 
 def test_code_in_a_file_is_not_run(path):
     torch.save({"format": FORMAT, **state(), "extra": Malicious()}, path)
-    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+    with pytest.raises(UserError, match="holds a posix.system, and to load that would run code"):
         load_checkpoint(path)
 
 
@@ -182,3 +183,18 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value, which):
     save_checkpoint(tmp_path / LAST, state() | {which: {"weight": torch.tensor([1.0, value])}})
     with pytest.raises(UserError, match="not finite, the first: weight"):
         load_checkpoint(tmp_path / LAST)
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (argparse.Namespace(lr=1), "argparse.Namespace"),
+        (torch.nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
+    ],
+)
+def test_a_class_that_is_refused_is_named(tmp_path, value, name):
+    torch.save({"model": {"weight": torch.ones(1)}, "args": value}, tmp_path / "a.pth")
+    with pytest.raises(
+        UserError, match=f"holds a {name}, .* If you trust it, save the tensors alone"
+    ):
+        load_checkpoint(tmp_path / "a.pth")

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ggnet.data.annotations import ImageRecord
 from ggnet.data.vocabulary import Vocabulary
@@ -65,6 +66,26 @@ def test_no_detections():
         )
 
 
+def test_the_form_of_annotations_is_named(tmp_path):
+    (tmp_path / "boxes.json").write_text(json.dumps({"images": [], "annotations": []}))
+    with pytest.raises(UserError, match="COCO's format for annotations; expected its format for"):
+        read_detections(tmp_path / "boxes.json", [RECORD], VOCABULARY)
+
+
+def test_corners_are_not_taken_for_sides(tmp_path):
+    Image.new("RGB", (100, 80)).save(tmp_path / "a.jpg")
+    record = replace(RECORD, path=tmp_path / "a.jpg")
+    corners = [[10, 10, 30, 70], [60, 5, 95, 40]]
+    row = {"image_id": "a", "category_id": 1, "score": 0.5}
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps([row | {"bbox": box} for box in corners]))
+    with pytest.raises(UserError, match=r"bbox \[60, 5, 95, 40\] reaches beyond .*a.jpg, 100x80"):
+        read_detections(path, [record], VOCABULARY)
+    sides = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in corners]
+    path.write_text(json.dumps([row | {"bbox": box} for box in sides]))
+    assert read_detections(path, [record], VOCABULARY)["a"].boxes.tolist() == corners
+
+
 def test_boxes_of_another_detector(tmp_path):
     entries = [
         {"image_id": "a", "category_id": 18, "bbox": [60, 0, 20, 20.5], "score": 0.75},
@@ -82,11 +103,16 @@ def test_boxes_of_another_detector(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": "c"}, "entry 0: unknown or missing 'c'; expected image_id of an annotated"),
+        (
+            {"image_id": "c"},
+            "entry 0: unknown or missing 'c' .*; expected image_id of an annotated",
+        ),
         ({"category_id": 99}, "entry 0: unknown or missing 99"),
         ({"bbox": [0, 0, 1]}, "entry 0: .*expected image_id"),
         ({"bbox": [0, 0, -1, 5]}, r"entry 0: bbox \[0, 0, -1, 5\] is not a box"),
         ({"score": 1.5}, "entry 0: score 1.5; expected above 0, at most 1"),
+        ({"category_id": 0}, r"its category ids begin at 0, those of the dataset are 1, 18"),
+        ({"image_id": 1}, r"none of its image ids is the dataset's, which has such as 'a.jpg'"),
     ],
 )
 def test_broken_boxes_are_named(tmp_path, change, message):
