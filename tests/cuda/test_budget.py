@@ -44,6 +44,15 @@ def test_matrix_products_run_on_tensor_cores(measured):
             assert (kernel.hmma > 0) == (math != "float"), (name, dtype, math, tile)
 
 
+def test_hopper_kernels_multiply_by_warpgroups(measured):
+    """HGMMA in all that are compiled for 9.0a, none elsewhere, and 128-bit loads of the corners."""
+    for arch, kernels in measured.items():
+        found = {n: k for n, k in kernels.items() if re.match(r"hopper::\w+<\w+, \d+>", n)}
+        assert len(found) == (2 * (3 + 3 + 2) if arch == "sm_90" else 0), arch
+        for name, kernel in found.items():
+            assert kernel.hmma > 0 and kernel.load128 >= 16, name
+
+
 def test_aligned_features_are_read_in_128_bits(measured):
     for kernels in measured.values():
         by_alignment = {True: {}, False: {}}
