@@ -54,7 +54,8 @@ if cuda is not None:
             f"{cuda.partition('.')[0]} in CUDA_HOME, or set GGNET_CUDA=0 to build for the CPU only."
         )
     if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
-        gpus = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        gpus = [torch.cuda.get_device_capability(i) for i in range(count)]
         os.environ["TORCH_CUDA_ARCH_LIST"] = (
             _build.architectures_of_devices(gpus) if gpus else _build.cuda_architectures(home)
         )

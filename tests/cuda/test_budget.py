@@ -50,7 +50,8 @@ def test_hopper_kernels_multiply_by_warpgroups(measured):
         found = {n: k for n, k in kernels.items() if re.match(r"hopper::\w+<\w+, \d+>", n)}
         assert len(found) == (2 * (3 + 3 + 2) if arch == "sm_90" else 0), arch
         for name, kernel in found.items():
-            assert kernel.hmma > 0 and kernel.load128 >= 16, name
+            assert kernel.hmma > 0, name
+            assert kernel.load128 >= 16, name
 
 
 def test_aligned_features_are_read_in_128_bits(measured):
