@@ -10,7 +10,7 @@ STABLE_TORCH_LIBRARY(ggnet, m) {
       "Tensor? base_offset=None, *, bool relu=False, bool tf32=False) -> Tensor");
   m.def(
       "actpoint_aggregate_backward(Tensor grad_output, Tensor features, Tensor points, "
-      "Tensor weight, Tensor? base_offset, Tensor? output, int grad_mask, bool deterministic, *, "
+      "Tensor weight, Tensor? base_offset, Tensor? output, int wanted, bool deterministic, *, "
       "bool tf32=False) -> "
       "(Tensor grad_features, Tensor grad_points, Tensor grad_weight, Tensor grad_bias)");
   m.def(
@@ -20,7 +20,7 @@ STABLE_TORCH_LIBRARY(ggnet, m) {
   m.def(
       "deform_conv2d_backward(Tensor grad_output, Tensor input, Tensor offset, Tensor weight, "
       "Tensor? mask, int stride_h, int stride_w, int pad_h, int pad_w, int dilation_h, "
-      "int dilation_w, int grad_mask, bool deterministic, *, bool tf32=False) -> "
+      "int dilation_w, int wanted, bool deterministic, *, bool tf32=False) -> "
       "(Tensor grad_input, Tensor grad_offset, Tensor grad_weight, Tensor grad_bias, "
       "Tensor grad_mask)");
   m.def(

@@ -6,6 +6,7 @@ from ggnet.kernels.common import NAMESPACE, operator
 from torch import Tensor
 
 from ggnet.ops import _layout
+from ggnet.ops._wanted import Wanted
 from ggnet.ops.actpoint_aggregate import register
 
 
@@ -43,7 +44,7 @@ def actpoint_aggregate_backward(
     weight: Tensor,
     base_offset: Tensor | None,
     output: Tensor | None,
-    grad_mask: int,
+    wanted: int,
     deterministic: bool,
     *,
     tf32: bool = False,
@@ -60,13 +61,13 @@ def actpoint_aggregate_backward(
         weight,
         steps(side),
         sigmoid=True,
-        wanted=tuple(bool(grad_mask & bit) for bit in (1, 2, 4, 8)),
+        wanted=tuple(bool(wanted & bit) for bit in list(Wanted)[:4]),
         deterministic=deterministic,
         tf32=tf32,
     )
-    if grad_mask & 2:
+    if wanted & Wanted.POINTS:
         grad_points = grad_points.contiguous(memory_format=_layout.memory_format(points))
-    if grad_mask & 4:
+    if wanted & Wanted.WEIGHT:
         grad_weight = grad_weight.contiguous(memory_format=_layout.memory_format(weight))
     return grad_features, grad_points, grad_weight, grad_bias
 

@@ -5,6 +5,7 @@ from ggnet.kernels.common import NAMESPACE, operator
 from torch import Tensor
 
 from ggnet.ops import _layout
+from ggnet.ops._wanted import Wanted
 from ggnet.ops.deform_conv2d import register
 
 
@@ -51,12 +52,12 @@ def deform_conv2d_backward(
     pad_w: int,
     dilation_h: int,
     dilation_w: int,
-    grad_mask: int,
+    wanted: int,
     deterministic: bool,
     *,
     tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    wants_offset, wants_mask = bool(grad_mask & 2), bool(grad_mask & 16)
+    wants_offset, wants_mask = bool(wanted & Wanted.POINTS), bool(wanted & Wanted.MASK)
     grad_input, grad_points, grad_weight, grad_bias = deform.backward(
         grad_output,
         input,
@@ -67,10 +68,10 @@ def deform_conv2d_backward(
         (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w),
         sigmoid=False,
         wanted=(
-            bool(grad_mask & 1),
+            bool(wanted & Wanted.FEATURES),
             wants_offset or wants_mask,
-            bool(grad_mask & 4),
-            bool(grad_mask & 8),
+            bool(wanted & Wanted.WEIGHT),
+            bool(wanted & Wanted.BIAS),
         ),
         deterministic=deterministic,
         tf32=tf32,
@@ -81,7 +82,7 @@ def deform_conv2d_backward(
         grad_offset = _layout.gradient(offset, True).copy_(grad_points[:, :split])
     if wants_mask:
         grad_of_mask = _layout.gradient(mask, True).copy_(grad_points[:, split:])
-    if grad_mask & 4:
+    if wanted & Wanted.WEIGHT:
         grad_weight = grad_weight.contiguous(memory_format=_layout.memory_format(weight))
     return grad_input, grad_offset, grad_weight, grad_bias, grad_of_mask
 

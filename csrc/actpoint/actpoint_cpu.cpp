@@ -11,13 +11,12 @@
 
 #include "../common/check.h"
 #include "actpoint.h"
+#include "wanted.h"
 
 namespace ggnet {
 namespace {
 
 using torch::stable::parallel_for;
-
-enum GradMask { kFeatures = 1, kPoints = 2, kWeight = 4, kBias = 8, kMask = 16 };
 
 const DeformKernels& kernels_for(ScalarType dtype) {
   const auto in = [dtype](const DeformTable& table) -> const DeformKernels& {
@@ -160,25 +159,25 @@ struct Call {
 
   // p.grad_offset and p.grad_mask are set by the caller.
   void backward(const Tensor& grad_output, const Tensor& features, const Tensor& weight,
-                int64_t grad_mask, Gradients& grads) {
+                int64_t wanted, Gradients& grads) {
     check_map(grad_output, "grad_output", features, p.out_channels);
     p.grad_output = grad_output.const_data_ptr();
     p.grad_output_strides = strides_of(grad_output);
     const int64_t acc = features.scalar_type() == ScalarType::Double ? 8 : 4;
     const int64_t map = p.batch * p.height * p.width * p.channels;
-    if (grad_mask & kFeatures) {
+    if (wanted & kFeatures) {
       grads.features =
           empty({p.batch, p.channels, p.height, p.width}, features, is_channels_last(features));
       p.grad_features = grads.features.mutable_data_ptr();
       p.grad_features_strides = strides_of(grads.features);
     }
-    if (grad_mask & kWeight) {
+    if (wanted & kWeight) {
       grads.weight = empty({p.out_channels, p.channels, p.kernel_h, p.kernel_w}, weight,
                            is_channels_last(weight));
       p.grad_weight = grads.weight.mutable_data_ptr();
       p.grad_weight_strides = strides_of(grads.weight);
     }
-    if (grad_mask & kBias) {
+    if (wanted & kBias) {
       grads.bias = empty({p.out_channels}, weight);
       p.grad_bias = grads.bias.mutable_data_ptr();
     }
@@ -254,7 +253,7 @@ Tensor actpoint_aggregate(const Tensor& features, const Tensor& points, const Te
 std::tuple<Tensor, Tensor, Tensor, Tensor> actpoint_aggregate_backward(
     const Tensor& grad_output, const Tensor& features, const Tensor& points, const Tensor& weight,
     const std::optional<Tensor>& base_offset, const std::optional<Tensor>& output,
-    int64_t grad_mask, bool /*deterministic*/, bool /*tf32*/) {
+    int64_t wanted, bool /*deterministic*/, bool /*tf32*/) {
   Call call = actpoint_call(features, points, weight, base_offset);
   DeformParams& p = call.p;
   if (output) {
@@ -264,7 +263,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> actpoint_aggregate_backward(
   }
   const auto none = [&] { return empty({0}, features); };  // outputs must not share memory
   Call::Gradients grads{none(), none(), none(), none(), none()};
-  if (grad_mask & kPoints) {
+  if (wanted & kPoints) {
     grads.offset = empty({p.batch, 3 * call.points(), p.out_height, p.out_width}, points,
                          is_channels_last(points));
     p.grad_offset = grads.offset.mutable_data_ptr();
@@ -272,7 +271,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> actpoint_aggregate_backward(
     p.grad_mask = static_cast<char*>(p.grad_offset) +
                   2 * call.points() * grads.offset.stride(1) * int64_t(points.element_size());
   }
-  call.backward(grad_output, features, weight, grad_mask, grads);
+  call.backward(grad_output, features, weight, wanted, grads);
   return {grads.features, grads.offset, grads.weight, grads.bias};
 }
 
@@ -308,7 +307,7 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     const Tensor& grad_output, const Tensor& input, const Tensor& offset, const Tensor& weight,
     const std::optional<Tensor>& mask, int64_t stride_h, int64_t stride_w, int64_t pad_h,
-    int64_t pad_w, int64_t dilation_h, int64_t dilation_w, int64_t grad_mask,
+    int64_t pad_w, int64_t dilation_h, int64_t dilation_w, int64_t wanted,
     bool /*deterministic*/, bool /*tf32*/) {
   Call call = deform_call(input, offset, weight, mask, stride_h, stride_w, pad_h, pad_w, dilation_h,
                           dilation_w);
@@ -316,7 +315,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
   const auto none = [&] { return empty({0}, input); };  // outputs must not share memory
   Call::Gradients grads{none(), none(), none(), none(), none()};
   Tensor grad_offset = none(), mask_grad = none();
-  if (grad_mask & (kPoints | kMask)) {  // one pass gives both
+  if (wanted & (kPoints | kMask)) {  // one pass gives both
     grad_offset = empty({p.batch, 2 * call.points(), p.out_height, p.out_width}, offset,
                         is_channels_last(offset));
     p.grad_offset = grad_offset.mutable_data_ptr();
@@ -328,9 +327,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
       p.grad_mask_strides = strides_of(mask_grad);
     }
   }
-  call.backward(grad_output, input, weight, grad_mask, grads);
-  if (grad_mask & kPoints) grads.offset = grad_offset;
-  if (grad_mask & kMask) grads.mask = mask_grad;
+  call.backward(grad_output, input, weight, wanted, grads);
+  if (wanted & kPoints) grads.offset = grad_offset;
+  if (wanted & kMask) grads.mask = mask_grad;
   return {grads.features, grads.offset, grads.weight, grads.bias, grads.mask};
 }
 

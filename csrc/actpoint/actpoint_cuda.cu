@@ -14,6 +14,7 @@
 
 #include "actpoint/actpoint_cuda.h"
 #include "actpoint/actpoint_hopper_cuda.h"
+#include "actpoint/wanted.h"
 #include "common/check.h"
 #include "common/cuda.h"
 
@@ -22,8 +23,6 @@ namespace {
 
 using torch::headeronly::MemoryFormat;
 using torch::stable::contiguous;
-
-enum GradMask { kFeatures = 1, kPoints = 2, kWeight = 4, kBias = 8, kMask = 16 };
 
 Strides strides_of(const Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }
 
@@ -373,9 +372,9 @@ Tensor actpoint_aggregate(const Tensor& features, const Tensor& points, const Te
 std::tuple<Tensor, Tensor, Tensor, Tensor> actpoint_aggregate_backward(
     const Tensor& grad_output, const Tensor& features, const Tensor& points, const Tensor& weight,
     const std::optional<Tensor>& base_offset, const std::optional<Tensor>& output,
-    int64_t grad_mask, bool deterministic, bool tf32) {
+    int64_t wanted, bool deterministic, bool tf32) {
   Gradients grads = actpoint_call(features, points, weight, base_offset, tf32)
-                        .backward(grad_output, output, points, nullptr, grad_mask, deterministic);
+                        .backward(grad_output, output, points, nullptr, wanted, deterministic);
   return {grads.features, grads.offset, grads.weight, grads.bias};
 }
 
@@ -403,15 +402,15 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     const Tensor& grad_output, const Tensor& input, const Tensor& offset, const Tensor& weight,
     const std::optional<Tensor>& mask, int64_t stride_h, int64_t stride_w, int64_t pad_h,
-    int64_t pad_w, int64_t dilation_h, int64_t dilation_w, int64_t grad_mask, bool deterministic,
+    int64_t pad_w, int64_t dilation_h, int64_t dilation_w, int64_t wanted, bool deterministic,
     bool tf32) {
   Gradients grads = deform_call(input, offset, weight, mask, stride_h, stride_w, pad_h, pad_w,
                                 dilation_h, dilation_w, tf32)
                         .backward(grad_output, std::nullopt, offset, mask ? &*mask : nullptr,
-                                  grad_mask, deterministic);
+                                  wanted, deterministic);
   // One pass gives both; what was not asked for comes back empty.
-  if (!(grad_mask & kPoints)) grads.offset = empty({0}, input);
-  if (!(grad_mask & kMask)) grads.mask = empty({0}, input);
+  if (!(wanted & kPoints)) grads.offset = empty({0}, input);
+  if (!(wanted & kMask)) grads.mask = empty({0}, input);
   return {grads.features, grads.offset, grads.weight, grads.bias, grads.mask};
 }
 

@@ -68,7 +68,7 @@ PYBIND11_MODULE(ggnet_simt, m) {
   bind_planted_hopper(m);
   bind_actpoint(m);
   bind_hna_loss(m);
-  bind_heatmap(m);
-  bind_peaks(m);
-  bind_matching(m);
+  bind_draw_heatmaps(m);
+  bind_topk_peaks(m);
+  bind_match_points(m);
 }

@@ -14,9 +14,9 @@ void bind_planted(pybind11::module_& m);
 void bind_planted_hopper(pybind11::module_& m);
 void bind_actpoint(pybind11::module_& m);
 void bind_hna_loss(pybind11::module_& m);
-void bind_heatmap(pybind11::module_& m);
-void bind_peaks(pybind11::module_& m);
-void bind_matching(pybind11::module_& m);
+void bind_draw_heatmaps(pybind11::module_& m);
+void bind_topk_peaks(pybind11::module_& m);
+void bind_match_points(pybind11::module_& m);
 
 namespace simt {
 

@@ -10,6 +10,7 @@ from ggnet.ops import _check, _composite, _layout
 from ggnet.ops._autocast import register_autocast
 from ggnet.ops._backend import resolve_operator, tf32_allowed
 from ggnet.ops._double_backward import refuse_double_backward
+from ggnet.ops._wanted import Wanted, wanted_bits
 
 
 def actpoint_aggregate(
@@ -96,16 +97,16 @@ def _fake_backward(
     weight,
     base_offset,
     output,
-    grad_mask,
+    wanted,
     deterministic,
     *,
     tf32=False,
 ):
     return (
-        _layout.gradient(features, grad_mask & 1),
-        _layout.gradient(points, grad_mask & 2),
-        _layout.gradient(weight, grad_mask & 4),
-        _layout.empty((weight.shape[0] if grad_mask & 8 else 0,), weight),
+        _layout.gradient(features, wanted & Wanted.FEATURES),
+        _layout.gradient(points, wanted & Wanted.POINTS),
+        _layout.gradient(weight, wanted & Wanted.WEIGHT),
+        _layout.empty((weight.shape[0] if wanted & Wanted.BIAS else 0,), weight),
     )
 
 
@@ -129,7 +130,7 @@ def _backward(operator, ctx, grad_output):
         return tuple(
             _composite.gradients(reference.actpoint_aggregate, tensors, wants, grad_output)
         )
-    mask = wants_features + 2 * (wants_points or wants_base) + 4 * wants_weight + 8 * wants_bias
+    bits = wanted_bits((wants_features, wants_points or wants_base, wants_weight, wants_bias))
     grad_features, grad_points, grad_weight, grad_bias = operator(
         grad_output,
         features,
@@ -137,7 +138,7 @@ def _backward(operator, ctx, grad_output):
         weight,
         base_offset,
         output,
-        mask,
+        bits,
         torch.are_deterministic_algorithms_enabled(),
         tf32=ctx.tf32,
     )

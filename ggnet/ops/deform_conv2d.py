@@ -10,6 +10,7 @@ from ggnet.ops import _check, _composite, _layout
 from ggnet.ops._autocast import register_autocast
 from ggnet.ops._backend import resolve_operator, tf32_allowed
 from ggnet.ops._double_backward import refuse_double_backward
+from ggnet.ops._wanted import Wanted, wanted_bits
 
 
 def deform_conv2d(
@@ -118,13 +119,15 @@ def _fake(input, offset, weight, bias, *steps_and_mask, tf32=False):
 
 
 def _fake_backward(grad_output, input, offset, weight, mask, *steps_and_flags, tf32=False):
-    *_, grad_mask, _deterministic = steps_and_flags
+    *_, wanted, _deterministic = steps_and_flags
     return (
-        _layout.gradient(input, grad_mask & 1),
-        _layout.gradient(offset, grad_mask & 2),
-        _layout.gradient(weight, grad_mask & 4),
-        _layout.empty((weight.shape[0] if grad_mask & 8 else 0,), weight),
-        _layout.gradient(mask, grad_mask & 16) if grad_mask & 16 else _layout.empty((0,), input),
+        _layout.gradient(input, wanted & Wanted.FEATURES),
+        _layout.gradient(offset, wanted & Wanted.POINTS),
+        _layout.gradient(weight, wanted & Wanted.WEIGHT),
+        _layout.empty((weight.shape[0] if wanted & Wanted.BIAS else 0,), weight),
+        _layout.gradient(mask, wanted & Wanted.MASK)
+        if wanted & Wanted.MASK
+        else _layout.empty((0,), input),
     )
 
 
@@ -148,7 +151,7 @@ def _backward(operator, ctx, grad_output):
             grad_output,
             *ctx.saved_tensors,
             *ctx.steps,
-            sum(bool(want) << bit for bit, want in enumerate(wants)),
+            wanted_bits(wants),
             torch.are_deterministic_algorithms_enabled(),
             tf32=ctx.tf32,
         )

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "common/cuda.h"
-#include "matching/matching_check.h"
-#include "matching/matching_kernels.cuh"
+#include "match_points/match_points_check.h"
+#include "match_points/match_points_kernels.cuh"
 
 namespace ggnet {
 namespace {

@@ -1,5 +1,5 @@
 // Point matching's device kernel in the emulator's module: NumPy arrays in and out.
-#include "matching/matching_kernels.cuh"
+#include "match_points/match_points_kernels.cuh"
 #include "simt/module.h"
 
 namespace py = pybind11;
@@ -39,7 +39,7 @@ void match_points(const py::tuple& interactions, const py::tuple& humans, const 
 
 }  // namespace
 
-void bind_matching(py::module_& m) {
+void bind_match_points(py::module_& m) {
   const auto define = [&](const char* name, auto function) {
     m.def(name, function, py::arg("interactions"), py::arg("humans"), py::arg("objects"),
           py::arg("human_offsets"), py::arg("object_offsets"), py::arg("valid_pairs"),

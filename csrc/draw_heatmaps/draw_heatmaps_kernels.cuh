@@ -8,7 +8,7 @@
 #pragma once
 
 #include "common/device.h"
-#include "heatmap/heatmap.h"
+#include "draw_heatmaps/draw_heatmaps.h"
 
 namespace ggnet {
 namespace heatmap {

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "../common/check.h"
-#include "heatmap.h"
+#include "draw_heatmaps.h"
 
 namespace ggnet {
 

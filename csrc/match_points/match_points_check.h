@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "../common/check.h"
-#include "matching.h"
+#include "match_points.h"
 
 namespace ggnet {
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "../common/elementwise.h"
-#include "matching_check.h"
+#include "match_points_check.h"
 
 namespace ggnet {
 namespace {

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "common/cuda.h"
-#include "heatmap/heatmap_check.h"
-#include "heatmap/heatmap_kernels.cuh"
+#include "draw_heatmaps/draw_heatmaps_check.h"
+#include "draw_heatmaps/draw_heatmaps_kernels.cuh"
 
 namespace ggnet {
 namespace {

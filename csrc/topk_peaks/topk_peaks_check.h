@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../common/check.h"
-#include "peaks.h"
+#include "topk_peaks.h"
 
 namespace ggnet {
 

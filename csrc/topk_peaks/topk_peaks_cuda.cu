@@ -6,8 +6,8 @@
 #include <tuple>
 
 #include "common/cuda.h"
-#include "peaks/peaks_check.h"
-#include "peaks/peaks_kernels.cuh"
+#include "topk_peaks/topk_peaks_check.h"
+#include "topk_peaks/topk_peaks_kernels.cuh"
 
 namespace ggnet {
 namespace {

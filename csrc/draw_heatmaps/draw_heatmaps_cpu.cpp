@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include "heatmap_check.h"
+#include "draw_heatmaps_check.h"
 
 namespace ggnet {
 namespace {

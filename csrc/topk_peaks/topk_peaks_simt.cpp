@@ -2,7 +2,7 @@
 // uint16.
 #include <vector>
 
-#include "peaks/peaks_kernels.cuh"
+#include "topk_peaks/topk_peaks_kernels.cuh"
 #include "simt/module.h"
 
 namespace py = pybind11;
@@ -32,7 +32,7 @@ void topk_peaks(const std::string& type, const py::object& logits, const py::obj
 
 }  // namespace
 
-void bind_peaks(py::module_& m) {
+void bind_topk_peaks(py::module_& m) {
   m.def("topk_peaks", &topk_peaks, py::arg("type"), py::arg("logits"), py::arg("scores"),
         py::arg("channel"), py::arg("y"), py::arg("x"), py::kw_only(), py::arg("batch"),
         py::arg("channels"), py::arg("height"), py::arg("width"), py::arg("channels_last"),

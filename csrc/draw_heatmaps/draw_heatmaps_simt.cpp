@@ -1,5 +1,5 @@
 // The heatmaps' device kernels in the emulator's module: NumPy arrays in and out.
-#include "heatmap/heatmap_kernels.cuh"
+#include "draw_heatmaps/draw_heatmaps_kernels.cuh"
 #include "simt/module.h"
 
 namespace py = pybind11;
@@ -22,7 +22,7 @@ void draw_heatmaps(const py::object& centers, const py::object& radii, const py:
 
 }  // namespace
 
-void bind_heatmap(py::module_& m) {
+void bind_draw_heatmaps(py::module_& m) {
   m.def("draw_heatmaps", &draw_heatmaps, py::arg("centers"), py::arg("radii"), py::arg("signs"),
         py::arg("map"), py::kw_only(), py::arg("points"), py::arg("batch"), py::arg("channels"),
         py::arg("height"), py::arg("width"), py::arg("positive_factor"),

@@ -12,7 +12,7 @@
 #pragma once
 
 #include "common/device.h"
-#include "peaks/peaks.h"
+#include "topk_peaks/topk_peaks.h"
 
 namespace ggnet {
 namespace peaks {

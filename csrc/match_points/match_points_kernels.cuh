@@ -7,7 +7,7 @@
 #pragma once
 
 #include "common/device.h"
-#include "matching/matching.h"
+#include "match_points/match_points.h"
 
 namespace ggnet {
 namespace matching {

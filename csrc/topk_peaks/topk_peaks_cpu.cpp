@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "../common/elementwise.h"
-#include "peaks_check.h"
+#include "topk_peaks_check.h"
 
 namespace ggnet {
 namespace {
