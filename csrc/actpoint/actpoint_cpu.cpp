@@ -252,8 +252,8 @@ Tensor actpoint_aggregate(const Tensor& features, const Tensor& points, const Te
 // Deterministic always, and never TF32: the arguments are for other devices.
 std::tuple<Tensor, Tensor, Tensor, Tensor> actpoint_aggregate_backward(
     const Tensor& grad_output, const Tensor& features, const Tensor& points, const Tensor& weight,
-    const std::optional<Tensor>& base_offset, const std::optional<Tensor>& output,
-    int64_t wanted, bool /*deterministic*/, bool /*tf32*/) {
+    const std::optional<Tensor>& base_offset, const std::optional<Tensor>& output, int64_t wanted,
+    bool /*deterministic*/, bool /*tf32*/) {
   Call call = actpoint_call(features, points, weight, base_offset);
   DeformParams& p = call.p;
   if (output) {
@@ -307,8 +307,8 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     const Tensor& grad_output, const Tensor& input, const Tensor& offset, const Tensor& weight,
     const std::optional<Tensor>& mask, int64_t stride_h, int64_t stride_w, int64_t pad_h,
-    int64_t pad_w, int64_t dilation_h, int64_t dilation_w, int64_t wanted,
-    bool /*deterministic*/, bool /*tf32*/) {
+    int64_t pad_w, int64_t dilation_h, int64_t dilation_w, int64_t wanted, bool /*deterministic*/,
+    bool /*tf32*/) {
   Call call = deform_call(input, offset, weight, mask, stride_h, stride_w, pad_h, pad_w, dilation_h,
                           dilation_w);
   DeformParams& p = call.p;

@@ -371,8 +371,8 @@ Tensor actpoint_aggregate(const Tensor& features, const Tensor& points, const Te
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> actpoint_aggregate_backward(
     const Tensor& grad_output, const Tensor& features, const Tensor& points, const Tensor& weight,
-    const std::optional<Tensor>& base_offset, const std::optional<Tensor>& output,
-    int64_t wanted, bool deterministic, bool tf32) {
+    const std::optional<Tensor>& base_offset, const std::optional<Tensor>& output, int64_t wanted,
+    bool deterministic, bool tf32) {
   Gradients grads = actpoint_call(features, points, weight, base_offset, tf32)
                         .backward(grad_output, output, points, nullptr, wanted, deterministic);
   return {grads.features, grads.offset, grads.weight, grads.bias};

@@ -2,8 +2,8 @@
 // uint16.
 #include <vector>
 
-#include "topk_peaks/topk_peaks_kernels.cuh"
 #include "simt/module.h"
+#include "topk_peaks/topk_peaks_kernels.cuh"
 
 namespace py = pybind11;
 
