@@ -10,8 +10,9 @@ A dataset is a folder with `dataset.json`:
                 "test": {"annotations": "test.json", "images": "images/test"}}}
 
 The first object is the person; `hois` lists the (verb id, object id) pairs that make sense, in the
-order of the HOI classes. Optional: `rare`, indices of rare HOIs; a split's `roles`, for V-COCO's
-metric. Each split has a JSON list of images in the style of PPDM:
+order of the HOI classes. Optional: `rare`, indices of rare HOIs; a split `val`, by which training
+chooses the best epoch instead of by `test`; a split's `roles`, for V-COCO's metric. Each split has
+a JSON list of images in the style of PPDM:
 
     {"file_name": "a.jpg", "img_id": 1,
      "annotations": [{"bbox": [x1, y1, x2, y2], "category_id": 1}, ...],
