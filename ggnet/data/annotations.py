@@ -219,6 +219,12 @@ def read_records(
 ) -> list[ImageRecord]:
     """As `load_annotations`, but repeated images and an empty result are only noted."""
     entries = read_json(path)
+    if isinstance(entries, dict) and {"images", "annotations"} <= entries.keys():
+        raise UserError(
+            f"{path} is in COCO's format, which has boxes but not who does what with them; "
+            "expected a list of images, each with annotations (bbox is [x1, y1, x2, y2] here) and "
+            "hoi_annotation, see ggnet.data.annotations"
+        )
     if not isinstance(entries, list):
         raise UserError(
             f"{path} holds a {type(entries).__name__}; expected a list of images. Other formats go "

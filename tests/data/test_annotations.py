@@ -154,6 +154,11 @@ def test_a_file_of_another_structure_stops(load):
         load({"images": []})
 
 
+def test_a_file_in_cocos_format_is_named(load):
+    with pytest.raises(UserError, match="in COCO's format, which has boxes but not who does what"):
+        load({"images": [], "categories": [], "annotations": []})
+
+
 def test_a_missing_or_cut_file_stops(tmp_path):
     with pytest.raises(UserError, match="cannot read .*none.json: No such file"):
         load_annotations(tmp_path / "none.json", None, VOCABULARY)
