@@ -7,10 +7,13 @@
 eager: the same modules and weights with torchvision's deform_conv2d in place of this package's
 operators, the sigmoid, the sum of offsets, bias and ReLU around it and the loss written out, and
 the decoding image by image. Under autocast torchvision's operator computes in float32, as is its
-default; "eager, half" casts to float16 around it, which a GPU can. Both sides use channels_last,
-cuDNN's benchmark mode and the same fused Adam; for inference in half precision the weights are cast
-once. ggnet draws its heatmaps in the loss; eager finds them drawn, as published code draws them in
-the loader. Before anything is timed, outputs, losses and gradients of both are compared in float32.
+default; "eager, half" casts to float16 around it, which a GPU can. "ggnet captured" is a CUDA graph
+from images to triplets, "ggnet graphed" one of the network's forward and one of its backward.
+
+Both sides use channels_last, cuDNN's benchmark mode and the same fused Adam; for inference in half
+precision the weights are cast once. ggnet draws its heatmaps in the loss; eager finds them drawn, as
+published code draws them in the loader. Before anything is timed, outputs, losses and gradients of
+both are compared in float32.
 
 A step begins with the batch in (pinned) host memory. Peak memory is all that a side adds to the
 process: weights, gradients, Adam's moments, activations.
@@ -48,7 +51,9 @@ from ggnet.nn import GGNetLoss
 
 MODES = ("train", "inference")
 RECOMPUTING = "ggnet, checkpointing"  # model.checkpointing=all
-PROVIDERS = ("ggnet", RECOMPUTING, "ggnet captured", "ggnet compiled", "eager", "eager, half")
+CAPTURED, GRAPHED, COMPILED = "ggnet captured", "ggnet graphed", "ggnet compiled"
+PROVIDERS = ("ggnet", RECOMPUTING, CAPTURED, GRAPHED, COMPILED, "eager", "eager, half")
+ON_REQUEST = (GRAPHED, COMPILED)  # a failed capture may end the process; compiling takes minutes
 STAGES = (
     *("copy", "backbone", "heads", "gaze", "network", "decode", "graph"),
     *("loss", "backward", "optimizer"),
@@ -90,7 +95,7 @@ GOALS = {
         Goal(Case(*_DLA, "train", "bfloat16", 14), "seconds", "ggnet", 1 / 2.5),
         Goal(Case(*_DLA, "train", "bfloat16", 14), "peak_bytes", "ggnet", 0.6),
         Goal(Case(*_HOURGLASS, "train", "bfloat16", 4), "seconds", "ggnet", 1 / 2),
-        Goal(Case(*_DLA, "inference", "bfloat16", 1), "seconds", "ggnet captured", 1 / 5),
+        Goal(Case(*_DLA, "inference", "bfloat16", 1), "seconds", CAPTURED, 1 / 5),
     ],
     "cpu": [
         Goal(Case(*_HOURGLASS, "inference", "float32", 1), "seconds", "ggnet", 3.69 / 11.98),
@@ -148,8 +153,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--provider",
         nargs="+",
         choices=PROVIDERS,
-        default=[name for name in PROVIDERS if name != "ggnet compiled"],
-        help="default: all but ggnet compiled, which takes minutes",
+        default=[name for name in PROVIDERS if name not in ON_REQUEST],
+        help=f"default: all but {' and '.join(ON_REQUEST)}",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -220,8 +225,8 @@ def compare(case: Case, options: argparse.Namespace) -> tuple[list[dict], dict[s
             runs.pop(name, None)
             step = clock = None  # with its memory
             torch.cuda.empty_cache()
-    if "ggnet captured" in peaks:
-        del peaks["ggnet captured"]  # a graph's memory is its own; torch does not count it here
+    for name in (CAPTURED, GRAPHED):  # a graph's memory is its own; torch does not count it here
+        peaks.pop(name, None)
     times = measure.interleave(runs, options.repeats, options.budget)
     rows = []
     for name in times.keys() - skipped.keys():
@@ -252,8 +257,8 @@ def applies(name: str, case: Case) -> bool:
     """Whether a provider has anything of its own to show for a case."""
     if name == RECOMPUTING:
         return case.mode == "train"
-    if name == "ggnet captured":
-        return measure.on_gpu() and case.mode == "inference"
+    if name in (CAPTURED, GRAPHED):
+        return measure.on_gpu() and (case.mode == "inference") == (name == CAPTURED)
     return name != "eager, half" or (measure.on_gpu() and case.dtype != "float32")
 
 
@@ -313,8 +318,10 @@ def provider(
     torch.backends.cudnn.benchmark = True
     model.train(case.mode == "train")
     clock = StageClock()
-    clock.watch(model, parts=name != "ggnet compiled")
-    if name == "ggnet compiled":
+    if name == GRAPHED:
+        graph(case, model, host.to(torch.get_default_device()))
+    clock.watch(model, parts=name not in (GRAPHED, COMPILED))
+    if name == COMPILED:
         model.backbone.compile()
         for heads in model.heads:
             heads.compile()
@@ -326,7 +333,7 @@ def provider(
         eager = networks.Eager(torchvision_deform_conv2d(), dtype)
     if case.mode == "inference" and case.dtype != "float32":
         networks.cast_weights(model, DTYPES[case.dtype], dtype)
-    if name == "ggnet captured":
+    if name == CAPTURED:
         return captured(case, model, host, clock), clock
     if case.mode == "train":
         step = training(case, model, host, clock)
@@ -370,6 +377,30 @@ def training(case: Case, model: GGNet, host: Batch, clock: "StageClock") -> Call
         return measure.now() - begin
 
     return step
+
+
+def graph(case: Case, model: GGNet, batch: Batch) -> None:
+    """From now on forward and backward of the network are one CUDA graph each.
+
+    Raises:
+        RuntimeError: they are not what they were.
+    """
+    loss = GGNetLoss(LossConfig())
+
+    def results() -> Tensor:
+        model.zero_grad()
+        with autocast(case):
+            total, _ = loss(model(batch.images), batch)
+        total.backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        return torch.stack([total.detach(), torch.nn.utils.get_total_norm(gradients)])
+
+    expected = results()
+    model.zero_grad()
+    with autocast(case, cache_enabled=False):
+        torch.cuda.make_graphed_callables(model, (batch.images,))
+    if not torch.allclose(results(), expected, rtol=0.02):
+        raise RuntimeError("the graphs' loss and gradient are not those of the network")
 
 
 def inference(
