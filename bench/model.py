@@ -11,9 +11,9 @@ default; "eager, half" casts to float16 around it, which a GPU can. "ggnet captu
 from images to triplets, "ggnet graphed" one of the network's forward and one of its backward.
 
 Both sides use channels_last, cuDNN's benchmark mode and the same fused Adam; for inference in half
-precision the weights are cast once. ggnet draws its heatmaps in the loss; eager finds them drawn, as
-published code draws them in the loader. Before anything is timed, outputs, losses and gradients of
-both are compared in float32.
+precision the weights are cast once. ggnet draws its heatmaps in the loss; eager finds them drawn,
+as published code draws them in the loader. Before anything is timed, outputs, losses and gradients
+of both are compared in float32.
 
 A step begins with the batch in (pinned) host memory. Peak memory is all that a side adds to the
 process: weights, gradients, Adam's moments, activations.
