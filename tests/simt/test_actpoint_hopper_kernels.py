@@ -7,7 +7,7 @@ from arrays import from_array, to_array
 from tolerances import MATRIX
 
 RUNS = portable.RUNS
-MATHS = ["bfloat16", "float16"]
+MATHS = ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)]
 # batch, channels, height, width, outputs, kernel, (stride, pad, dilation), spread of the offsets
 CASES = {
     "whole tiles": (1, 128, 8, 16, 256, 5, (1, 2, 1), 2.0),
@@ -19,9 +19,12 @@ CASES = {
     # Every pixel at the same cells: no batch of the scatter is without a meeting.
     "still": (1, 64, 8, 16, 64, 3, (1, 1, 1), 0.0),
 }
+SLOW = ("whole tiles", "49 points", "strided")
 
 
-@pytest.fixture(params=list(CASES))
+@pytest.fixture(
+    params=[pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES]
+)
 def problem(request, monkeypatch):
     def of(math, seed, **options):
         monkeypatch.setitem(portable.CASES, request.param, CASES[request.param])
