@@ -11,7 +11,6 @@ again, and `--publish FILE...` makes the tables of README.md and docs/bench-cpu.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import platform
@@ -166,8 +165,11 @@ def compare(op: str, mode: str, dtype: str, options, console: Console) -> list[d
     times = measure.interleave(steps, options.repeats, options.budget)
     replays = {}
     for name in times if measure.on_gpu() and mode != "backward" else ():
-        with contextlib.suppress(RuntimeError):  # it synchronizes: no graph holds it
+        try:
             replays[name] = measure.kernels(*calls[name], mode)
+        except RuntimeError as error:
+            reason = f"no graph holds it: {error}"
+            console.print(f"{of.name} {mode} {dtype}: {name}: {reason}", style="dim")
     alone = measure.interleave(replays, options.repeats, options.budget)
     work = {"forward": 1, "backward": 2, "full": 3, "deterministic": 3}[mode]
     traffic = {"forward": of.bytes, "full": of.full_bytes}.get(mode, lambda element: 0.0)

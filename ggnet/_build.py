@@ -105,7 +105,7 @@ def cuda_architectures(home: Path) -> str:
     known = subprocess.run(command, capture_output=True, text=True).stdout.split()
     plain = {arch: arch.rstrip("a") for arch in CUDA_ARCHITECTURES}  # as nvcc lists them
     chosen = [arch for arch, name in plain.items() if f"sm_{name.replace('.', '')}" in known]
-    if chosen[-1] != plain[chosen[-1]]:  # its PTX would run nowhere else
+    if chosen and chosen[-1] != plain[chosen[-1]]:  # its PTX would run nowhere else
         chosen.append(plain[chosen[-1]])
     return ";".join(chosen) + "+PTX"
 

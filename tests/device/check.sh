@@ -8,6 +8,13 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 results=${1:-runs/gpu-check}
+known=(tests sanitizers kernels networks)
+for name in "${@:2}"; do
+  if [[ " ${known[*]} " != *" $name "* ]]; then
+    echo "gpu-check: no part '$name'; expected one or more of: ${known[*]}" >&2
+    exit 2
+  fi
+done
 
 "$python" - <<'PYTHON' || exit 1
 import sys
@@ -20,7 +27,7 @@ if _library.read_build_info(_library.FOLDER)["cuda"] is None:
 PYTHON
 mkdir -p "$results"
 parts=("${@:2}")
-[ ${#parts[@]} -gt 0 ] || parts=(tests sanitizers kernels networks)
+[ ${#parts[@]} -gt 0 ] || parts=("${known[@]}")
 wanted() { [[ " ${parts[*]} " == *" $1 "* ]]; }
 failed=()
 part() {  # part NAME SECONDS COMMAND...: its output goes to a file and its end into the summary
