@@ -212,6 +212,9 @@ def _in_pixels(
         verbs=triplets["verbs"][keep],
         scores=triplets["scores"][keep].astype(np.float32),
         detections=detections,
+        human_scores=triplets["human_scores"][keep].astype(np.float32),
+        object_scores=triplets["object_scores"][keep].astype(np.float32),
+        size=(meta.width, meta.height),
     )
     # A cell's value belongs to the cell's middle, half a cell from its edge.
     centers = triplets["interaction_yx"][keep][:, ::-1] + 0.5

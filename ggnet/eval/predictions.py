@@ -1,11 +1,12 @@
 """Predicted triplets of images, where the network looked, and the JSON file of the triplets.
 
     {"format": "ggnet predictions", "version": 1, "vocabulary": {...},
-     "images": [{"image_id": "7", "file_name": "a.jpg",
-                 "objects": [{"box": [x1, y1, x2, y2], "label": "person"}, ...],
+     "images": [{"image_id": "7", "file_name": "a.jpg", "width": 640, "height": 480,
+                 "objects": [{"box": [x1, y1, x2, y2], "label": "person", "score": 0.98}, ...],
                  "interactions": [{"human": 0, "object": 1, "verb": "ride", "score": 0.93}, ...]}]}
 
-Boxes are edges in pixels of the original image, 0-based; human and object count `objects`.
+Boxes are edges in pixels of the original image, 0-based; human and object count `objects`. Width,
+height and the scores of objects may be missing.
 """
 
 import json
@@ -47,6 +48,9 @@ class ImagePrediction:
     scores: np.ndarray  # (n,)
     detections: ImageDetections | None = None  # all boxes that the triplets were chosen from; not
     # part of the file
+    human_scores: np.ndarray | None = None  # (n,) of the boxes; None: not known
+    object_scores: np.ndarray | None = None  # (n,)
+    size: tuple[int, int] | None = None  # width and height of the image, in pixels
 
     def __post_init__(self):
         count = len(self.scores)
@@ -56,10 +60,13 @@ class ImagePrediction:
             ("object_labels", (count,)),
             ("verbs", (count,)),
             ("scores", (count,)),
+            ("human_scores", (count,)),
+            ("object_scores", (count,)),
         ):
-            if getattr(self, name).shape != shape:
+            value = getattr(self, name)
+            if value is not None and value.shape != shape:
                 raise ValueError(
-                    f"{name} of image {self.image_id} has shape {getattr(self, name).shape}; "
+                    f"{name} of image {self.image_id} has shape {value.shape}; "
                     f"expected {shape}, as there are {count} scores"
                 )
 
@@ -103,32 +110,47 @@ def write_predictions(
 
 def _entry_text(prediction: ImagePrediction, vocabulary: Vocabulary) -> str:
     """One entry of `images` as JSON; by hand, as a file has millions of numbers."""
-    for name in ("human_boxes", "object_boxes", "scores"):
-        if not np.isfinite(getattr(prediction, name)).all():
+    numbers = ("human_boxes", "object_boxes", "scores", "human_scores", "object_scores")
+    for name in numbers:
+        value = getattr(prediction, name)
+        if value is not None and not np.isfinite(value).all():
             raise ValueError(f"{name} of image {prediction.image_id} are not all finite")
-    people = [(*box, 0) for box in prediction.human_boxes.tolist()]
-    labels = prediction.object_labels.tolist()
-    things = [
-        (*box, label) for box, label in zip(prediction.object_boxes.tolist(), labels, strict=True)
-    ]
-    boxes: dict[tuple, int] = {}  # box and label -> index
-    human = [boxes.setdefault(row, len(boxes)) for row in people]
-    object_ = [boxes.setdefault(row, len(boxes)) for row in things]
+    people = [0] * len(prediction)
+    boxes: dict[tuple, int] = {}  # box, label and score -> index
+    human, object_ = (
+        [boxes.setdefault(row, len(boxes)) for row in _rows(corners, labels, scores)]
+        for corners, labels, scores in (
+            (prediction.human_boxes, people, prediction.human_scores),
+            (prediction.object_boxes, prediction.object_labels.tolist(), prediction.object_scores),
+        )
+    )
     names = [json.dumps(name) for name in vocabulary.objects]
     verbs = [json.dumps(vocabulary.verbs[verb]) for verb in prediction.verbs.tolist()]
     objects_text = ", ".join(
-        f'{{"box": [{x1!r}, {y1!r}, {x2!r}, {y2!r}], "label": {names[label]}}}'
-        for x1, y1, x2, y2, label in boxes
+        f'{{"box": [{x1!r}, {y1!r}, {x2!r}, {y2!r}], "label": {names[label]}'
+        + ("}" if score is None else f', "score": {score!r}}}')
+        for x1, y1, x2, y2, label, score in boxes
     )
     interactions_text = ", ".join(
         f'{{"human": {h}, "object": {o}, "verb": {verb}, "score": {score!r}}}'
         for h, o, verb, score in zip(human, object_, verbs, prediction.scores.tolist(), strict=True)
     )
+    size = ""
+    if prediction.size is not None:
+        size = '"width": {}, "height": {}, '.format(*prediction.size)
     return (
         f'{{"image_id": {json.dumps(prediction.image_id)}, '
-        f'"file_name": {json.dumps(prediction.file_name)}, '
+        f'"file_name": {json.dumps(prediction.file_name)}, {size}'
         f'"objects": [{objects_text}], "interactions": [{interactions_text}]}}'
     )
+
+
+def _rows(boxes: np.ndarray, labels: Sequence[int], scores: np.ndarray | None) -> list[tuple]:
+    known = [None] * len(labels) if scores is None else scores.tolist()
+    return [
+        (*box, label, score)
+        for box, label, score in zip(boxes.tolist(), labels, known, strict=True)
+    ]
 
 
 def read_predictions(path: str | Path, vocabulary: Vocabulary) -> list[ImagePrediction]:
@@ -174,6 +196,9 @@ def _prediction(entry: dict, objects: dict[str, int], verbs: dict[str, int]) -> 
     rows = entry["interactions"]
     human, object_ = (indices([row[key] for row in rows]) for key in ("human", "object"))
     scores = finite([row["score"] for row in rows])
+    of_boxes = [item.get("score") for item in entry["objects"]]
+    box_scores = None if None in of_boxes else finite(of_boxes)
+    size = (whole(entry["width"]), whole(entry["height"])) if "width" in entry else None
     return ImagePrediction(
         str(entry["image_id"]),
         str(entry["file_name"]),
@@ -182,6 +207,9 @@ def _prediction(entry: dict, objects: dict[str, int], verbs: dict[str, int]) -> 
         labels[object_],
         np.array([verbs[row["verb"]] for row in rows], dtype=np.int64),
         scores,
+        human_scores=None if box_scores is None else box_scores[human],
+        object_scores=None if box_scores is None else box_scores[object_],
+        size=size,
     )
 
 

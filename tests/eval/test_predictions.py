@@ -14,28 +14,37 @@ VOCABULARY = Vocabulary(
 )
 
 
-def random_prediction(image_id, count, rng):
+def random_prediction(image_id, count, rng, scored=False):
     boxes = rng.random((3, 4), dtype=np.float32) * 500
+    box_scores = rng.random(3, dtype=np.float32)
+    human, object_ = rng.integers(0, 3, (2, count))
     return ImagePrediction(
         image_id,
         f"{image_id}.jpg",
-        boxes[rng.integers(0, 3, count)],
-        boxes[rng.integers(0, 3, count)],
+        boxes[human],
+        boxes[object_],
         rng.integers(0, 2, count),
         rng.integers(0, 2, count),
         rng.random(count, dtype=np.float32) ** 20,
+        human_scores=box_scores[human] if scored else None,
+        object_scores=box_scores[object_] if scored else None,
+        size=(640, 480) if scored else None,
     )
 
 
-def test_round_trip_is_exact(tmp_path):
+@pytest.mark.parametrize("scored", [False, True])
+def test_round_trip_is_exact(tmp_path, scored):
     rng = np.random.default_rng(0)
-    written = [random_prediction(str(n), count, rng) for n, count in enumerate((0, 1, 100))]
+    written = [random_prediction(str(n), count, rng, scored) for n, count in enumerate((0, 1, 100))]
     path = tmp_path / "predictions.json"
     write_predictions(path, written, VOCABULARY)
     again = read_predictions(path, VOCABULARY)
     for old, new in zip(written, again, strict=True):
         assert (old.image_id, old.file_name, len(old)) == (new.image_id, new.file_name, len(new))
         for name in ("human_boxes", "object_boxes", "object_labels", "verbs", "scores"):
+            np.testing.assert_array_equal(getattr(old, name), getattr(new, name))
+        assert old.size == new.size
+        for name in ("human_scores", "object_scores") if len(old) else ():
             np.testing.assert_array_equal(getattr(old, name), getattr(new, name))
 
 
