@@ -102,6 +102,11 @@ class DataConfig(_Section):
     """Where the images are and how they are fed."""
 
     root: str = "data/scenes"
+    hois_unseen: str | tuple[int, ...] | None = Field(
+        None,
+        description="HOIs kept from training and reported apart (zero-shot): rf-uc, nf-uc, uo or "
+        "uv of HICO-DET, or a JSON file with a list of indices or [verb, object]",
+    )
     input_size: tuple[int, int] = Field((128, 128), description="height and width in pixels")
     augment: bool = True
     scale: tuple[float, float] = Field((0.7, 1.3), description="random scale of the crop")

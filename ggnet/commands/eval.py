@@ -79,12 +79,12 @@ def _of_file(args: argparse.Namespace, out: Path | None) -> None:
     from rich.console import Console
 
     from ggnet.config import load_config
-    from ggnet.data.annotations import load_dataset
+    from ggnet.data.unseen import open_dataset
     from ggnet.engine.plots import plot_classes
     from ggnet.eval.score import score_file
 
     config = load_config(None, args.overrides)
-    dataset = load_dataset(config.data.root)
+    dataset = open_dataset(config.data)
     report = score_file(args.predictions, dataset, args.split, config.eval)
     console = Console()
     for table in report.tables():

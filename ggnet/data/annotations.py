@@ -30,13 +30,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggnet.data.problems import Problems
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
+
+if TYPE_CHECKING:
+    from ggnet.data.unseen import Unseen
 
 
 @dataclass(eq=False)
@@ -71,6 +74,7 @@ class Dataset:
     vocabulary: Vocabulary
     splits: dict[str, Split]
     rare: np.ndarray | None  # (HOIs,) bool, where the file lists the rare ones
+    unseen: "Unseen | None" = None  # HOIs kept from training, see `ggnet.data.unseen`
 
     def load(
         self, split: str, problems: Problems | None = None, *, look_for_images: bool = True

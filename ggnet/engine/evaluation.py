@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.progress import track
 
 from ggnet.config import override
-from ggnet.data.annotations import Dataset, ImageRecord, load_dataset
+from ggnet.data.annotations import Dataset, ImageRecord
 from ggnet.data.dataset import make_loader
+from ggnet.data.unseen import open_dataset
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.engine.checkpoint import Checkpoint, check_same_config
 from ggnet.engine.distributed import Worker, join_workers
@@ -114,7 +115,7 @@ def evaluate_checkpoint(
     path = checkpoint.path
     config = override(checkpoint.config, overrides)
     check_same_config(checkpoint.config, config, path, {"data", "eval", "train"})
-    dataset = load_dataset(config.data.root)
+    dataset = open_dataset(config.data)
     check_vocabulary(dataset, checkpoint.vocabulary, path)
     records, missing = dataset.load_to_score(split, partial=config.eval.partial)
     with join_workers(config.train.device) as worker:

@@ -23,9 +23,9 @@ from rich.console import Console
 from torch import Tensor
 
 from ggnet.config import Config
-from ggnet.data.annotations import load_dataset
 from ggnet.data.batch import Batch
 from ggnet.data.dataset import make_loader
+from ggnet.data.unseen import fix_unseen, open_dataset, training_records, training_vocabulary
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.engine.checkpoint import (
     BEST,
@@ -113,11 +113,13 @@ class Trainer:
     """The state of a run and the loop over it; see `train`."""
 
     def __init__(self, config: Config, run: Path, worker: Worker, console: Console):
-        self.config, self.run, self.worker, self.console = config, run, worker, console
+        self.run, self.worker, self.console = run, worker, console
         _seed(config)
-        self.dataset = load_dataset(config.data.root)
+        self.dataset = open_dataset(config.data)
+        fixed = fix_unseen(config.data, self.dataset)
+        self.config = config = config.model_copy(update={"data": fixed})
         self.vocabulary = self.dataset.vocabulary
-        self.records = self.dataset.load("train")
+        self.records = training_records(self.dataset)
         self.split = next((name for name in SELECTION if name in self.dataset.splits), None)
         self.scored, self.missing_images = None, 0
         if self.split is not None:
@@ -132,7 +134,7 @@ class Trainer:
             )
         self.loader = make_loader(
             self.records,
-            self.vocabulary,
+            training_vocabulary(self.dataset),
             config,
             train=True,
             rank=worker.rank,
@@ -463,6 +465,8 @@ class Trainer:
         )
         if self.split is not None:
             text += f"; the best epoch is chosen by split {self.split}"
+        if self.dataset.unseen is not None:
+            text += f"; without {self.dataset.unseen.hois.sum()} unseen HOIs"
         if self._resumed:
             text += f"; resumed at epoch {position.epoch + 1}, step {position.step + 1}"
         return text

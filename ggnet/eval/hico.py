@@ -35,6 +35,7 @@ import numpy as np
 from rich.table import Table
 
 from ggnet.data.annotations import ImageRecord, pair_hois
+from ggnet.data.unseen import Unseen
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 from ggnet.eval.boxes import best_candidate, candidates, iou
@@ -73,13 +74,15 @@ class HicoResult:
     recall: np.ndarray  # (HOIs,) highest recall, Default setting
     ground_truth: np.ndarray  # (HOIs,) number of pairs
     predicted: np.ndarray  # (HOIs,) number of predicted triplets
-    groups: dict[str, np.ndarray]  # "full" and, if known, "rare" and "non-rare": (HOIs,) bool
+    groups: dict[str, np.ndarray]  # "full" and, if known, "rare", "non-rare", "seen", "unseen":
+    # (HOIs,) bool
     invalid_predictions: int  # predicted (verb, object) pairs outside the vocabulary, not scored
     invalid_ground_truth: int  # annotated ones
     curves: list[tuple[np.ndarray, np.ndarray]]  # per HOI: precision, recall (Default), fractions
+    unseen: str | None = None  # the name of the set of unseen HOIs
 
     def mean_ap(self, setting: str = "default", group: str = "full") -> float:
-        """mAP of a setting ("default", "known-object") and group ("full", "rare", "non-rare")."""
+        """mAP of a setting ("default", "known-object") and group (a key of `groups`)."""
         values = self.ap[setting][self.groups[group]]
         values = values[~np.isnan(values)]
         return float(values.mean()) if len(values) else float("nan")
@@ -117,9 +120,10 @@ class HicoResult:
 
     def table(self) -> Table:
         """The means as a rich table."""
-        table = Table(
-            title=f"HICO mAP, {self.protocol} protocol, {self.recall_points} recall points"
-        )
+        title = f"HICO mAP, {self.protocol} protocol, {self.recall_points} recall points"
+        if self.unseen is not None:
+            title += f", unseen: {self.unseen}"
+        table = Table(title=title)
         table.add_column("setting")
         for group in self.groups:
             classes = int((self.groups[group] & (self.ground_truth > 0)).sum())
@@ -150,6 +154,7 @@ class HicoResult:
             "metric": "HICO mAP",
             "protocol": self.protocol,
             "points": self.recall_points,
+            "unseen": self.unseen,
             "mean_ap": {
                 setting: {group: _plain(value) for group, value in means.items()}
                 for setting, means in self.summary().items()
@@ -171,13 +176,15 @@ class HicoResult:
     def _rows(self) -> list[dict[str, Any]]:
         rows = []
         for hoi, (verb, object_) in enumerate(self.vocabulary.hois):
-            group = [name for name in self.groups if name != "full" and self.groups[name][hoi]]
+            group = [name for name in ("rare", "non-rare") if self._in_group(name, hoi)]
+            unseen = {} if self.unseen is None else {"unseen": self._in_group("unseen", hoi)}
             rows.append(
                 {
                     "hoi": hoi,
                     "verb": self.vocabulary.verbs[verb],
                     "object": self.vocabulary.objects[object_],
                     "group": group[0] if group else "",
+                    **unseen,
                     "ground_truth": int(self.ground_truth[hoi]),
                     "detections": int(self.predicted[hoi]),
                     "max_recall": float(self.recall[hoi]),
@@ -186,6 +193,9 @@ class HicoResult:
                 }
             )
         return rows
+
+    def _in_group(self, name: str, hoi: int) -> bool:
+        return name in self.groups and bool(self.groups[name][hoi])
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +219,7 @@ def evaluate(
     rare: np.ndarray | None = None,
     protocol: str = "official",
     recall_points: str = "exact",
+    unseen: Unseen | None = None,
 ) -> HicoResult:
     """Score predictions against the records of a split.
 
@@ -221,6 +232,7 @@ def evaluate(
             Without both, there are no rare and non-rare means.
         protocol: "official", "ppdm" or "no-frills"; see the module.
         recall_points: "exact" or "double"; see the module.
+        unseen: HOIs that were kept from training; they and the others get means of their own.
 
     Raises:
         UserError: a prediction of an image that is not in `records`, or two of the same image.
@@ -271,10 +283,11 @@ def evaluate(
         recall=recall,
         ground_truth=positives,
         predicted=np.diff(bounds),
-        groups=_groups(count, train_counts, rare_threshold, rare, rules),
+        groups=_groups(count, train_counts, rare_threshold, rare, rules, unseen),
         invalid_predictions=invalid_found,
         invalid_ground_truth=invalid_truth,
         curves=curves,
+        unseen=None if unseen is None else unseen.name,
     )
 
 
@@ -435,6 +448,7 @@ def _groups(
     rare_threshold: int,
     rare: np.ndarray | None,
     rules: Protocol,
+    unseen: Unseen | None,
 ) -> dict[str, np.ndarray]:
     groups = {"full": np.ones(count, dtype=bool)}
     if train_counts is not None:
@@ -443,6 +457,8 @@ def _groups(
         groups |= {"rare": rare, "non-rare": ~rare}
     if train_counts is not None and not rules.unseen_have_group:
         groups["rare"] = rare & (train_counts > 0)
+    if unseen is not None:
+        groups |= {"seen": ~unseen.hois, "unseen": unseen.hois}
     return groups
 
 

@@ -24,7 +24,8 @@ def score(
 ) -> Report:
     """V-COCO's metric where the split has its roles, else HICO's.
 
-    Rare are the HOIs that the dataset lists, else those with few pairs in its training split.
+    Rare are the HOIs that the dataset lists, else those with few pairs in its training split. The
+    means of seen and unseen HOIs are there if `dataset.unseen` is.
 
     Args:
         config: protocol, recall points and which HOIs are rare.
@@ -53,6 +54,7 @@ def score(
             rare=dataset.rare,
             protocol=config.protocol,
             recall_points=config.recall_points,
+            unseen=dataset.unseen,
         )
     return Report(result, vocabulary, records, predictions, split, missing_images)
 
