@@ -26,7 +26,7 @@ that image-level labels name, for HICO's Known-Object setting.
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ggnet.data.box_units import check_corners
 from ggnet.data.problems import Problems
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
@@ -221,7 +222,11 @@ def load_annotations(
 def read_records(
     path: Path, images: str | Path | None, vocabulary: Vocabulary, problems: Problems
 ) -> list[ImageRecord]:
-    """As `load_annotations`, but repeated images and an empty result are only noted."""
+    """As `load_annotations`, but repeated images and an empty result are only noted.
+
+    Raises:
+        UserError: as there, also where all boxes or ids mean something else than expected.
+    """
     entries = read_json(path)
     if isinstance(entries, dict) and {"images", "annotations"} <= entries.keys():
         raise UserError(
@@ -238,7 +243,8 @@ def read_records(
         raise UserError(f"the image folder {images} does not exist; {path} needs it")
     reader = _Reader(path, vocabulary, problems)
     folder = None if images is None else Path(images)
-    records = (reader.record(index, entry, folder) for index, entry in enumerate(entries))
+    records = [reader.record(index, entry, folder) for index, entry in enumerate(entries)]
+    reader.check_file()
     return [record for record in records if record is not None]
 
 
@@ -285,6 +291,30 @@ class _Reader:
         self.names: set[str] = set()
         self.ids: set[str] = set()
         self.where = ""
+        # Of the whole file, as it has them:
+        self.boxes: list[np.ndarray] = []
+        self.paths: list[Path | None] = []
+        self.objects: set[int | None] = set()
+        self.verbs: set[int | None] = set()
+
+    def check_file(self) -> None:
+        """Refuse what is wrong with all records alike."""
+        try:
+            doubt = check_corners(self.boxes, self.paths)
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
+        if doubt:
+            self.problems.add("boxes of a smaller image", self.path, "", doubt)
+        for kind, found, known in (
+            ("objects", self.objects, self.vocabulary.object_ids),
+            ("verbs", self.verbs, self.vocabulary.verb_ids),
+        ):
+            if counts_from_zero(found, known):
+                raise UserError(
+                    f"{self.path} numbers the {kind} from 0, as its id 0 and no id above "
+                    f"{len(known) - 1} say; in dataset.json their ids are {ids_text(known)}. Give "
+                    f"each of the {kind} the id that dataset.json has at its place"
+                )
 
     def record(self, index: int, entry: Any, folder: Path | None) -> ImageRecord | None:
         self.where = f"image {index}"
@@ -305,6 +335,7 @@ class _Reader:
         path = Path(name) if folder is None else folder / name
         if folder is not None and not path.is_file():
             return self._note("missing image", f"no file {path}")
+        self.paths.append(None if folder is None else path)
         boxes, labels, kept = self._boxes(entry["annotations"])
         pairs = self._pairs(entry.get("hoi_annotation"), labels, kept)
         return ImageRecord(
@@ -322,7 +353,7 @@ class _Reader:
 
     def _boxes(self, entries: list) -> tuple[list, list, list[int | None]]:
         """Usable boxes and labels, and for each entry the index it got (None: left out)."""
-        boxes, labels, kept = [], [], []
+        boxes, labels, kept, given = [], [], [], []
         for index, entry in enumerate(entries):
             part = f", annotation {index}"
             kept.append(None)
@@ -330,16 +361,19 @@ class _Reader:
             if not _is_box(box):
                 self._note("box not a box", f"bbox {_shown(box)}", part)
                 continue
+            given.append(box)
             if box[2] <= box[0] or box[3] <= box[1]:
                 self._note("zero-area box", f"bbox {box}", part)
                 continue
             category = self._integer(entry.get("category_id"), "category_id", part)
+            self.objects.add(category)
             if category not in self.object_index:
                 self._note("unknown object id", f"id {_shown(entry.get('category_id'))}", part)
                 continue
             kept[-1] = len(boxes)
             boxes.append(box)
             labels.append(self.object_index[category])
+        self.boxes.append(np.array(given, dtype=np.float64).reshape(-1, 4))
         return boxes, labels, kept
 
     def _pairs(self, entries: Any, labels: list[int], kept: list[int | None]) -> list:
@@ -364,7 +398,9 @@ class _Reader:
                 continue
             verbs = entry.get("category_id")
             for value in verbs if isinstance(verbs, list) else [verbs]:
-                verb = self.verb_index.get(self._integer(value, "category_id", part))
+                number = self._integer(value, "category_id", part)
+                self.verbs.add(number)
+                verb = self.verb_index.get(number)
                 if verb is None:
                     self._note("unknown verb id", f"id {_shown(value)}", part)
                 elif (human, object_, verb) in pairs:
@@ -418,6 +454,17 @@ class _Reader:
             else:
                 known.append(index)
         return np.array(known, dtype=np.int64)
+
+
+def counts_from_zero(found: Collection[int | None], known: Sequence[int]) -> bool:
+    """Whether the ids of a file, where those of a dataset begin later, are places in its list."""
+    numbers = {number for number in found if number is not None}
+    return 0 in numbers and 0 not in known and numbers <= set(range(len(known)))
+
+
+def ids_text(ids: Sequence[int]) -> str:
+    """The first ids, for a message."""
+    return ", ".join(map(str, ids[:3])) + (", ..." if len(ids) > 3 else "")
 
 
 def _is_box(value: Any) -> bool:

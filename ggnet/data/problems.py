@@ -52,12 +52,17 @@ KINDS = {
     "zero-area box": (
         "box and its pairs left out",
         "x1 < x2 and y1 < y2",
-        "Correct the corners; a bbox is two corners, not corner and size",
+        "Correct the corners",
     ),
     "box outside the image": (
         "kept",
         "a box that overlaps the image",
         "Check the image's orientation and the box's corners",
+    ),
+    "boxes of a smaller image": (
+        "kept",
+        "boxes in pixels of the image files, some of them near the right or lower edge",
+        "See a few in a picture; if the images were enlarged since, enlarge the boxes too",
     ),
     "unknown object id": (
         "box and its pairs left out",

@@ -12,7 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.table import Table
 
-from ggnet.data.annotations import ImageRecord, read_json
+from ggnet.data.annotations import ImageRecord, counts_from_zero, ids_text, read_json
+from ggnet.data.box_units import SAMPLE, check_pixels, check_size
 from ggnet.data.images import image_size
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
@@ -152,7 +153,7 @@ def read_detections(
         if not 0 < score <= 1:
             raise UserError(f"{path}, entry {number}: score {score}; expected above 0, at most 1")
         found[image].append((x, y, x + width, y + height, label, score))
-    _check_sides(Path(path), found, {record.image_id: record.path for record in records})
+    _check_boxes(Path(path), found, {record.image_id: record.path for record in records})
     return {image: _columns(image, rows) for image, rows in found.items()}
 
 
@@ -160,9 +161,9 @@ def _remedy(entries: list, images: dict[str, str], vocabulary: Vocabulary) -> st
     """What is wrong with the ids of all entries alike, if that is what it is."""
     rows = [entry for entry in entries if isinstance(entry, dict)]
     categories = {row.get("category_id") for row in rows if type(row.get("category_id")) is int}
-    if 0 in categories and 0 not in vocabulary.object_ids:
-        first = ", ".join(str(id_) for id_ in vocabulary.object_ids[:3])
-        return f" (its category ids begin at 0, those of the dataset are {first}, ...: map them)"
+    if counts_from_zero(categories, vocabulary.object_ids):
+        first = ids_text(vocabulary.object_ids)
+        return f" (its category ids begin at 0, those of the dataset are {first}: map them)"
     if not any(str(row.get("image_id")) in images for row in rows):
         return (
             f" (none of its image ids is the dataset's, which has such as {next(iter(images))!r})"
@@ -170,25 +171,32 @@ def _remedy(entries: list, images: dict[str, str], vocabulary: Vocabulary) -> st
     return ""
 
 
-def _check_sides(path: Path, found: dict[str, list[tuple]], paths: dict[str, Path]) -> None:
-    """Refuse corners that were given as x, y, width, height.
-
-    As such, each reaches beyond twice its left and upper edge, and some beyond their image.
-    """
-    boxes = [box for rows in found.values() for box in rows]
-    if not boxes or any(x2 <= 2 * x1 or y2 <= 2 * y1 for x1, y1, x2, y2, *_ in boxes):
-        return
+def _check_boxes(path: Path, found: dict[str, list[tuple]], paths: dict[str, Path]) -> None:
+    """Refuse boxes that are fractions, corners given as x, y, width, height, or of other images."""
+    boxes = np.array([row[:4] for rows in found.values() for row in rows])
+    ends, beyond = [], None  # a box beyond its image
     for image, rows in found.items():
-        if not rows or paths[image] is None or not paths[image].is_file():
-            continue
-        width, height = image_size(paths[image])
-        for x1, y1, x2, y2, *_ in rows:
-            if x2 > width + 1 or y2 > height + 1:
-                raise UserError(
-                    f"{path}: bbox [{x1:g}, {y1:g}, {x2 - x1:g}, {y2 - y1:g}] reaches beyond its "
-                    f"image ({paths[image].name}, {width}x{height}), and all boxes would be right "
-                    "as corners; expected [x, y, width, height]"
-                )
+        if rows and len(ends) < SAMPLE and paths[image] is not None and paths[image].is_file():
+            edges = np.array([row[2:4] for row in rows])
+            size = np.array(image_size(paths[image]), dtype=np.float64)
+            ends.append((edges, size))
+            outside = (edges > size + 1).any(axis=1)
+            if beyond is None and outside.any():
+                beyond = rows[int(np.argmax(outside))][:4], paths[image].name, size
+    try:
+        check_pixels(np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]))
+        # Corners taken for sides reach beyond twice their left and upper edge, some also beyond
+        # their image.
+        if beyond is not None and (boxes[:, 2:] > 2 * boxes[:, :2]).all():
+            (x1, y1, x2, y2), name, size = beyond
+            raise UserError(
+                f"bbox [{x1:g}, {y1:g}, {x2 - x1:g}, {y2 - y1:g}] reaches beyond its image "
+                f"({name}, {size[0]:g}x{size[1]:g}), and all boxes would be right as corners; "
+                "expected [x, y, width, height]"
+            )
+        check_size(ends)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _columns(image_id: str, rows: list[tuple]) -> ImageDetections:
