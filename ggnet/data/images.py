@@ -2,7 +2,11 @@
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -25,18 +29,74 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         UserError: no such file, no permission, not an image, truncated or corrupt, or larger than
             MAX_PIXELS or MAX_SIDE. The message names file and problem.
     """
+    return next(read_frames(path, first=True))[0]
+
+
+def read_frames(
+    path: str | os.PathLike, first: bool = False
+) -> Iterator[tuple[np.ndarray, float | None]]:
+    """Every frame of an image file, as `read_image` decodes it, with its second in an animation.
+
+    Args:
+        first: the first one only.
+
+    Yields:
+        The image, and the seconds since the beginning; None where there is one frame only (or the
+        format knows no time, as a TIFF's pages, of which the first is taken).
+
+    Raises:
+        UserError: as `read_image`; of a later frame too.
+    """
     path = Path(path)
+    with _decoding(path):
+        file = Image.open(path)
+    with file:
+        animated = not first and getattr(file, "is_animated", False) and "duration" in file.info
+        seconds = 0.0
+        for index in range(file.n_frames if animated else 1):
+            with _decoding(path):
+                if animated:
+                    file.seek(index)
+                image = _decoded(file)
+            yield image, seconds if animated else None
+            seconds += file.info.get("duration", 0) / 1000
+
+
+def decode_image(file: BinaryIO | Image.Image, name: str) -> np.ndarray:
+    """As `read_image`, of an open file or an image that Pillow has.
+
+    Args:
+        name: what it is, for messages.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    with _decoding(name):
+        if isinstance(file, Image.Image):
+            return _decoded(file)
+        with Image.open(file) as image:
+            return _decoded(image)
+
+
+def _decoded(image: Image.Image) -> np.ndarray:
+    if max(image.size) > MAX_SIDE or image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError  # its header says so: nothing is decoded
+    image.load()
+    return _to_rgb(image)
+
+
+@contextmanager
+def _decoding(source: Path | str) -> Iterator[None]:
+    """What decoders raise becomes a UserError that names the source, a path or a description."""
+    path = source if isinstance(source, Path) else None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a file's odd metadata concerns nobody
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if max(image.size) > MAX_SIDE or image.width * image.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError  # its header says so: nothing is decoded
-                image.load()
-                return _to_rgb(image)
+            yield
+        return
     except UnidentifiedImageError:
-        empty = path.stat().st_size == 0
+        empty = path is not None and path.stat().st_size == 0
         problem = "the file is empty" if empty else "not an image in a known format"
     except FileNotFoundError:
         problem = "no such file"
@@ -47,8 +107,9 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         )
     except Exception as error:  # decoders fed with broken data raise nearly anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        problem = f"the image cannot be decoded ({reason})" if path.is_file() else reason
-    raise UserError(f"cannot read {path}: {problem}")
+        unreadable = path is not None and not path.is_file()
+        problem = reason if unreadable else f"the image cannot be decoded ({reason})"
+    raise UserError(f"cannot read {source}: {problem}")
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -95,6 +156,14 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
     return np.round((values - low) * (255 / (high - low))).astype(np.uint8)
 
 
+@cache
+def image_suffixes() -> frozenset[str]:
+    """The suffixes of files that Pillow can open, in small letters."""
+    Image.init()
+    formats = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, format_ in formats if format_ in Image.OPEN)
+
+
 def image_files(folder: str | os.PathLike) -> tuple[list[Path], list[Path]]:
     """The files in a folder (not below it), sorted by name: images by their suffix, and others.
 
@@ -103,9 +172,7 @@ def image_files(folder: str | os.PathLike) -> tuple[list[Path], list[Path]]:
     Raises:
         UserError: the folder cannot be read.
     """
-    Image.init()
-    formats = Image.registered_extensions().items()
-    suffixes = {suffix for suffix, format_ in formats if format_ in Image.OPEN}
+    suffixes = image_suffixes()
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:

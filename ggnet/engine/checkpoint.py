@@ -29,8 +29,10 @@ from torch import nn
 
 import ggnet
 from ggnet.config import Config, parse_config
+from ggnet.data.annotations import read_json
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
+from ggnet.eval.report import METRICS
 from ggnet.io import atomic_write
 
 FORMAT = 1
@@ -110,6 +112,7 @@ class Checkpoint:
     state: dict[str, Any]
     config: Config
     vocabulary: Vocabulary
+    threshold: float | None = None  # the score of the best F1, if it was evaluated
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
@@ -119,11 +122,33 @@ class Checkpoint:
 
 def open_checkpoint(source: str | os.PathLike, prefer: str = BEST) -> Checkpoint:
     """Read the checkpoint that `source` means; finds and raises as `find_checkpoint` and
-    `load_checkpoint`."""
+    `load_checkpoint`. A folder of `ggnet.engine.hub` will do, too."""
+    from ggnet.engine import hub  # which needs this module
+
+    if hub.is_pretrained(source):
+        return hub.open_pretrained(source)
     path = find_checkpoint(source, prefer)
     state = load_checkpoint(path)
     vocabulary = Vocabulary.from_dict(state["vocabulary"])
-    return Checkpoint(path, state, saved_config(state, path), vocabulary)
+    threshold = best_threshold(path.parent)
+    return Checkpoint(path, state, saved_config(state, path), vocabulary, threshold)
+
+
+def best_threshold(run: Path) -> float | None:
+    """The score of the best F1 in a run's metrics.json; None if it was not evaluated.
+
+    Raises:
+        UserError: that file is broken.
+    """
+    path = run / METRICS
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    best = found.get("best_f1") if isinstance(found, dict) else None
+    try:
+        return None if best is None else float(best["threshold"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: best_f1 has no threshold; evaluate the run again") from None
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:

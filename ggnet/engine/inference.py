@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +12,17 @@ from ggnet.config import Config
 from ggnet.data.preprocess import ImageMeta, preprocess, stack_pixels
 from ggnet.data.transforms import invert_affine, transform_boxes
 from ggnet.data.vocabulary import Vocabulary
+from ggnet.engine.capture import Captured
 from ggnet.engine.checkpoint import Checkpoint, load_weights, open_checkpoint
 from ggnet.engine.device import choose_device
+from ggnet.errors import UserError
 from ggnet.eval.predictions import Gaze, ImageDetections, ImagePrediction
 from ggnet.models import Detector, build_model
 from ggnet.models.detector import evaluation_mode
 from ggnet.ops import decode_detections
-from ggnet.triplets import Detections
+from ggnet.triplets import Detections, Triplets
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
 
 class Predictor:
@@ -29,9 +34,12 @@ class Predictor:
     Args:
         network: as `Detector` wants it.
         device: a torch.device, or "auto" (CUDA where there is one), "cpu", "cuda", "cuda:N".
+        dtype: what the network computes in: "float32", "bfloat16" or "float16", by autocast.
+        compile: run the network through torch.compile; the first image of each shape takes minutes.
+        capture: run network and decoding as one CUDA graph for each shape: no launches to wait for.
 
     Raises:
-        UserError: there is no such device.
+        UserError: there is no such device or dtype; capture without CUDA.
 
     Example:
         >>> predictor = Predictor.from_checkpoint("runs/demo")
@@ -45,24 +53,39 @@ class Predictor:
         vocabulary: Vocabulary,
         config: Config,
         device: torch.device | str = "auto",
+        *,
+        dtype: str = "float32",
+        compile: bool = False,
+        capture: bool = False,
     ):
         self.vocabulary, self.config, self.device = vocabulary, config, choose_device(device)
+        if dtype not in DTYPES:
+            raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+        if capture and self.device.type != "cuda":
+            raise UserError(f"capture makes a CUDA graph, and the device is {self.device}")
         pairs, decoding = vocabulary.valid_pairs, config.eval
         self.detector = Detector(network, pairs, k=decoding.k, rule=decoding.rule)
         self.detector.to(self.device, memory_format=torch.channels_last)
+        self._dtype = DTYPES[dtype]
+        if compile:
+            self.detector.network = torch.compile(network)
+        self._find = Captured(self._look) if capture else self._look
         self._external: Mapping[str, ImageDetections] | None = None
 
     @classmethod
     def from_checkpoint(
-        cls, source: str | os.PathLike, device: torch.device | str = "auto"
+        cls, source: str | os.PathLike, device: torch.device | str = "auto", **settings: Any
     ) -> "Predictor":
         """The network of a checkpoint file or run folder; its averaged weights where it has them.
+
+        Args:
+            settings: dtype, compile, capture; see the class.
 
         Raises:
             UserError: no checkpoint there, or one that is corrupt or does not fit this version; no
                 such device.
         """
-        return cls.of(open_checkpoint(source), device)
+        return cls.of(open_checkpoint(source), device, **settings)
 
     @classmethod
     def of(
@@ -70,13 +93,14 @@ class Predictor:
         checkpoint: Checkpoint,
         device: torch.device | str = "auto",
         config: Config | None = None,
+        **settings: Any,
     ) -> "Predictor":
         """The network of a checkpoint that is open already, with another configuration of data and
         decoding if wanted; raises as `from_checkpoint`."""
         config, vocabulary = config or checkpoint.config, checkpoint.vocabulary
         network = build_model(config.model, len(vocabulary.objects), len(vocabulary.verbs))
         load_weights(network, checkpoint.weights, checkpoint.path)
-        return cls(network, vocabulary, config, device)
+        return cls(network, vocabulary, config, device, **settings)
 
     def use_detections(self, found: Mapping[str, ImageDetections]) -> None:
         """From now on take these boxes, by image id, in place of the network's own."""
@@ -121,20 +145,19 @@ class Predictor:
         """As calling it, together with the interaction point of every triplet and, with `steps`,
         the ActPoints of every gaze step: what a picture shows."""
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        with evaluation_mode(self.detector):
-            outputs = self.detector.network(images)
         stride = self.config.model.stride
         to_pixels = [invert_affine(m.affine) * [[stride, stride, 1]] for m in meta]  # from cells
         if self._external is None:
-            boxes = None
-            decoded = decode_detections(outputs, k=self.detector.k)
+            triplets, decoded, gazes = self._find(images)
             found = _detections(decoded, meta, to_pixels)
         else:
             found = [self._external[m.image_id] for m in meta]
-            boxes = self._in_cells(found, meta)
-        triplets = self.detector.decode(outputs, boxes)
+            outputs = self._outputs(images)
+            triplets = self.detector.decode(outputs, self._in_cells(found, meta))
+            gazes = outputs.get("actpoints", [])
+        if not steps:
+            gazes = []
         arrays = {name: value.cpu().numpy() for name, value in triplets._asdict().items()}
-        gazes = outputs.get("actpoints", []) if steps else []
         cells = [_at_cells(step, triplets.interaction_yx) for step in gazes]
         return [
             _in_pixels(
@@ -146,6 +169,21 @@ class Predictor:
             )
             for b in range(len(meta))
         ]
+
+    def _outputs(self, images: Tensor) -> dict[str, Any]:
+        half = self._dtype is not torch.float32
+        # Without autocast's cache: what it keeps would belong to a graph that is being captured.
+        with (
+            evaluation_mode(self.detector),
+            torch.autocast(self.device.type, self._dtype, enabled=half, cache_enabled=False),
+        ):
+            return self.detector.network(images)
+
+    def _look(self, images: Tensor) -> tuple[Triplets, Detections, list[Tensor]]:
+        """The triplets, the boxes that they are made of, and the maps of the gaze steps."""
+        outputs = self._outputs(images)
+        boxes = decode_detections(outputs, k=self.detector.k)
+        return self.detector.decode(outputs), boxes, outputs.get("actpoints", [])
 
     def _in_cells(self, found: list[ImageDetections], meta: list[ImageMeta]) -> Detections:
         """Boxes in original pixels as `decode_hoi` wants them, padded to the most of any image."""

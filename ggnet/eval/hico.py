@@ -243,10 +243,9 @@ def evaluate(
     if recall_points not in ("exact", "double"):
         raise ValueError(f"recall_points is {recall_points!r}; expected exact or double")
     rules = PROTOCOLS[protocol]
-    order = {image_id: rank for rank, image_id in enumerate(sorted(r.image_id for r in records))}
+    order = _order(records)
     truth, invalid_truth = _ground_truth(records, order, vocabulary)
     found, invalid_found = _triplets(predictions, order, vocabulary)
-    truth = truth.take(np.lexsort([truth.hois, truth.images]))  # equals stay in the file's order
     if rules.first_match:
         found = found.take(np.lexsort([found.images, -found.scores, found.hois]))
     else:
@@ -291,6 +290,27 @@ def evaluate(
     )
 
 
+def pooled_matches(
+    predictions: Iterable[ImagePrediction],
+    records: Sequence[ImageRecord],
+    vocabulary: Vocabulary,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Which predicted triplets the official protocol counts as correct, all HOIs taken together.
+
+    Returns:
+        The (n,) float64 scores, (n,) bool and the number of annotated pairs. Triplets and pairs
+        of no HOI class are left out.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
+    order = _order(records)
+    truth, _ = _ground_truth(records, order, vocabulary)
+    found, _ = _triplets(predictions, order, vocabulary)
+    found = found.sorted_by(found.hois, -found.scores)
+    return found.scores, _match_best(found, truth), len(truth.hois)
+
+
 @dataclass(eq=False)
 class _Rows:
     """Pairs of many images in columns."""
@@ -312,10 +332,15 @@ class _Rows:
         return _Rows(*(column[index] for column in columns))
 
 
+def _order(records: Sequence[ImageRecord]) -> dict[str, int]:
+    """Image id -> rank."""
+    return {image_id: rank for rank, image_id in enumerate(sorted(r.image_id for r in records))}
+
+
 def _ground_truth(
     records: Sequence[ImageRecord], order: dict[str, int], vocabulary: Vocabulary
 ) -> tuple[_Rows, int]:
-    """Annotated pairs in file order, and how many are of no HOI class."""
+    """Annotated pairs by image and HOI, equals in file order, and how many are of no HOI class."""
     if len(order) < len(records):
         raise UserError("image ids repeat among the records; expected each image once")
     pairs = [record.pairs for record in records]
@@ -326,7 +351,8 @@ def _ground_truth(
         _concatenate([r.boxes[r.pairs[:, 1]] for r in records], np.float64).reshape(-1, 4),
         np.zeros(sum(len(p) for p in pairs)),
     )
-    return _valid(rows)
+    rows, invalid = _valid(rows)
+    return rows.take(np.lexsort([rows.hois, rows.images])), invalid
 
 
 def _triplets(

@@ -14,6 +14,7 @@ from ggnet.data.annotations import ImageRecord
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.eval.detection import DetectionResult, evaluate_detection
 from ggnet.eval.errors import ErrorBreakdown, error_breakdown
+from ggnet.eval.f1 import F1Curve, f1_curve
 from ggnet.eval.hico import HoiAP
 from ggnet.eval.predictions import ImagePrediction
 from ggnet.io import atomic_write
@@ -74,20 +75,29 @@ class Report:
             return None
         return error_breakdown(self.predictions, self.records, self.vocabulary)
 
+    @cached_property
+    def f1(self) -> F1Curve | None:
+        """Precision, recall and F1 by score; None without triplets."""
+        if self.predictions is None:
+            return None
+        return f1_curve(self.predictions, self.records, self.vocabulary)
+
     def tables(self) -> list[Table]:
         """What to show, the HOI metric last."""
         parts = (self.errors, self.detection, self.result)
         return [part.table() for part in parts if part is not None]
 
     def to_dict(self) -> dict[str, Any]:
-        """The HOI metric's values, `split`, `missing_images`, `object_detection` and `errors`;
-        plain values."""
+        """The HOI metric's values, `split`, `missing_images`, `object_detection`, `errors` and
+        `best_f1`; plain values."""
         values = self.result.to_dict()
         values |= {"split": self.split, "missing_images": self.missing_images}
         if self.detection is not None:
             values["object_detection"] = self.detection.to_dict()
         if self.errors is not None:
             values["errors"] = self.errors.to_dict()
+        if self.f1 is not None:
+            values["best_f1"] = self.f1.best()
         return values
 
     def write(self, folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""What `import ggnet` offers: a trained network as a function from images to triplets."""
