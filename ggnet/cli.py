@@ -43,7 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.overrides += overrides
     _show_warnings()
     try:
-        return args.command(args) or 0
+        status = args.command(args) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+        _complain("what reads the output has closed it; not all was written")
+        return USER_ERROR
     except UserError as error:
         _complain(str(error))
         return USER_ERROR

@@ -60,7 +60,9 @@ class Model:
     `load` makes one. `settings` are those of `load`.
 
     Attributes:
-        objects, verbs: names of what it knows, by index.
+        source: where it was loaded from.
+        vocabulary: the names of what it knows; `objects` and `verbs` are its.
+        has_actpoints: whether it has gaze steps.
         threshold: lowest score of a result's triplets; the one of the best F1 where the run was
             evaluated. It can be set.
         predictor: the same one level lower, with arrays and batches.
@@ -69,9 +71,22 @@ class Model:
     def __init__(self, checkpoint: Checkpoint, **settings: Any):
         self.predictor = Predictor.of(checkpoint, **settings)
         self._checkpoint = replace(checkpoint, state={})  # the network has the weights
-        self.objects = checkpoint.vocabulary.objects
-        self.verbs = checkpoint.vocabulary.verbs
+        self.source, self.vocabulary = checkpoint.path, checkpoint.vocabulary
+        switches = checkpoint.config.model
+        self.has_actpoints = switches.aggregation == "actpoints" or (
+            switches.aggregation == "gaze" and switches.gaze_steps > 0
+        )
         self.threshold = THRESHOLD if checkpoint.threshold is None else checkpoint.threshold
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Names of the object classes, by index; the first is the person."""
+        return self.vocabulary.objects
+
+    @property
+    def verbs(self) -> tuple[str, ...]:
+        """Names of the verbs, by index."""
+        return self.vocabulary.verbs
 
     def __call__(
         self, source: Any, *, threshold: float | None = None, batch: int = 1
@@ -114,9 +129,8 @@ class Model:
         """The results of one batch of frames; a frame's name is its prediction's."""
         lowest = self.threshold if threshold is None else threshold
         prepared = self.predictor.prepare([f.image for f in frames], [f.name for f in frames])
-        vocabulary = self._checkpoint.vocabulary
         return [
-            Result(frame, prediction, gaze, vocabulary, lowest)
+            Result(frame, prediction, gaze, self.vocabulary, lowest)
             for frame, (prediction, gaze) in zip(
                 frames, self.predictor.look(*prepared), strict=True
             )
@@ -162,7 +176,7 @@ class Model:
     def __repr__(self) -> str:
         config = self._checkpoint.config.model
         return (
-            f"ggnet.Model({self._checkpoint.path}: {config.backbone}, {len(self.verbs)} verbs, "
+            f"ggnet.Model({self.source}: {config.backbone}, {len(self.verbs)} verbs, "
             f"{len(self.objects)} objects, threshold {self.threshold:.3g}, on "
             f"{self.predictor.device})"
         )

@@ -15,6 +15,7 @@ from ggnet.errors import UserError
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS  # Pillow's bound against decompression bombs
 ORIENTATION = 0x0112  # EXIF's tag
+ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose frames have times; a TIFF's are pages
 MAX_SIDE = 32767  # what OpenCV can warp
 
 
@@ -51,7 +52,7 @@ def read_frames(
     with _decoding(path):
         file = Image.open(path)
     with file:
-        animated = not first and getattr(file, "is_animated", False) and "duration" in file.info
+        animated = not first and file.format in ANIMATED and getattr(file, "is_animated", False)
         seconds = 0.0
         for index in range(file.n_frames if animated else 1):
             with _decoding(path):

@@ -6,11 +6,12 @@ import os
 import re
 import stat
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
@@ -48,13 +49,14 @@ class Input:
 
     Attributes:
         name: path, URL or what it is in memory.
-        moving: whether it is a video, camera or stream.
+        stem, suffix: what its results are named after; of a file in a folder that was searched, the
+            stem is the path below that folder.
     """
 
-    moving = False
-
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, stem: str | None = None):
+        path = PurePosixPath(urllib.parse.urlsplit(name).path if "://" in name else name)
+        self.name, self.suffix = name, path.suffix
+        self.stem = (path.stem if stem is None else stem).replace(":", "_") or "input"
 
     def frames(self) -> Iterator[Frame]:
         """The frames, decoded one by one.
@@ -69,8 +71,8 @@ class Input:
 class File(Input):
     """An image file; of an animation every frame."""
 
-    def __init__(self, path: str | os.PathLike):
-        super().__init__(str(path))
+    def __init__(self, path: str | os.PathLike, stem: str | None = None):
+        super().__init__(str(path), stem)
         self.path = Path(path)
 
     def frames(self) -> Iterator[Frame]:
@@ -86,10 +88,8 @@ class File(Input):
 class Video(Input):
     """A video file, stream or camera, through OpenCV."""
 
-    moving = True
-
-    def __init__(self, name: str, source: str | int):
-        super().__init__(name)
+    def __init__(self, name: str, source: str | int, stem: str | None = None):
+        super().__init__(name, stem)
         self.source = source
 
     def frames(self) -> Iterator[Frame]:
@@ -115,20 +115,12 @@ class Video(Input):
                 count += 1
         finally:
             capture.release()
-        # A container's count may be off by a frame or two without being broken.
-        if count == 0 or count < 0.98 * expected - 2:
+        # Some containers count a frame too many, or estimate.
+        if count == 0 or count < 0.99 * expected - 1:
             raise UserError(
                 f"{self.name} ends after frame {count} of {expected or 'an unknown number'}: it is "
                 "cut short or damaged there. What came before is kept"
             )
-
-    def fps(self) -> float:
-        """Frames a second; 25 where the source does not say."""
-        with _quiet():
-            capture = cv2.VideoCapture(self.source)
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        capture.release()
-        return rate if 0 < rate <= 1000 else 25.0
 
     def _closed(self) -> str:
         if isinstance(self.source, int):
@@ -243,20 +235,24 @@ def _file(path: Path, recursive: bool, found: Found) -> Iterator[Input]:
         yield File(path)
 
 
-def _folder(folder: Path, recursive: bool, found: Found) -> Iterator[Input]:
+def _folder(
+    folder: Path, recursive: bool, found: Found, top: Path | None = None
+) -> Iterator[Input]:
+    top = top or folder
     images, others = image_files(folder)
     for path in sorted(images + others):
+        stem = str(path.relative_to(top).with_suffix(""))
         if path.suffix.lower() in VIDEOS:
-            yield Video(str(path), str(path))
+            yield Video(str(path), str(path), stem)
         elif path.suffix.lower() in image_suffixes():
-            yield File(path)
+            yield File(path, stem)
         else:
             found.passed_over.append(path)
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.is_dir():
             continue
         if recursive and not path.is_symlink():  # a link may lead back
-            yield from _folder(path, recursive, found)
+            yield from _folder(path, recursive, found, top)
         else:
             found.folders.append(path)
 
