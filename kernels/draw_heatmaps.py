@@ -14,6 +14,7 @@ BLOCK = 1024
 # A cell holds the bits of a value in [0, 1], which order like the value; a positive's lie above
 # every negative's.
 POSITIVE = tl.constexpr(0x40000000)
+SMALLEST = tl.constexpr(0x00800000)  # the bits of the smallest normal float32
 
 
 @triton.jit
@@ -55,8 +56,9 @@ def scatter_kernel(
         dy = (row - y).to(tl.float32) / sigma
         dx = (column - x).to(tl.float32) / sigma
         value = tl.exp(-0.5 * (dy * dy + dx * dx))
-        bits = value.to(tl.int32, bitcast=True) + tl.where(positive, POSITIVE, 0)
-        lanes = (i < count) & (value > 0)
+        bits = tl.maximum(value.to(tl.int32, bitcast=True), SMALLEST)
+        bits = bits + tl.where(positive, POSITIVE, 0)
+        lanes = i < count
         tl.atomic_max(cells + (start + row) * width + column, bits, mask=lanes, sem="relaxed")
 
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "draw_heatmaps_check.h"
@@ -34,7 +35,8 @@ void draw(float* plane, const Point& point, const HeatmapParams& p, std::vector<
     float* row = plane + y * p.width;
     const float along_y = values[std::abs(y - point.y)];
     for (int64_t x = left; x < right; ++x) {
-      const float value = along_y * values[std::abs(x - point.x)];
+      const float value =
+          std::max(along_y * values[std::abs(x - point.x)], std::numeric_limits<float>::min());
       if constexpr (kPositive)
         row[x] = std::max(row[x], value);
       else if (row[x] <= 0)

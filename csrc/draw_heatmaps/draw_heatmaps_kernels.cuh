@@ -1,4 +1,4 @@
-// Gaussian targets with hard negatives on the device: heatmap.h says what they are.
+// Gaussian targets with hard negatives on the device: draw_heatmaps.h says what they are.
 //
 // The map is set to zero, which is the compulsory traffic; then a block a point stamps windows of a
 // few cells, positives in a first launch, negatives in a second. Values merge by atomic maxima of
@@ -14,6 +14,7 @@ namespace ggnet {
 namespace heatmap {
 
 constexpr int kThreads = 128;
+constexpr float kSmallest = 1.17549435e-38f;  // FLT_MIN
 
 // centers: (points, 4) batch, channel, y, x; radii, signs: (points); map: (batch, channels, height,
 // width). Grid: one block a point.
@@ -38,11 +39,11 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = threadIdx.x; i < cells; i += kThreads) {
     const int at_y = top + i / columns, at_x = left + i % columns;
     const float dy = static_cast<float>(at_y - y), dx = static_cast<float>(at_x - x);
-    const float value = expf((dy * dy + dx * dx) * falloff);
+    const float value = fmaxf(expf((dy * dy + dx * dx) * falloff), kSmallest);
     float* cell = plane + static_cast<long long>(at_y) * width + at_x;
     if (kPositive) {
       atomicMax(reinterpret_cast<int*>(cell), __float_as_int(value));
-    } else if (value > 0.0f) {
+    } else {
       // All positives are there already. Read by an atomic that changes nothing: other blocks may
       // be stamping this cell.
       const int present = atomicOr(reinterpret_cast<int*>(cell), 0);

@@ -21,8 +21,9 @@ def draw_heatmaps(
     """Draw one Gaussian a point: positives as they are, hard negatives negated.
 
     A point draws exp(-(dy^2 + dx^2) / (2 sigma^2)), sigma = (2r + 1) / factor, in the
-    (2r + 1) x (2r + 1) window around its center. Positives merge by maximum; negatives merge by
-    minimum and show only where no positive reaches, so the order of the points does not matter.
+    (2r + 1) x (2r + 1) window around its center; where that is below the smallest normal float32,
+    1.2e-38, this number. Positives merge by maximum; negatives merge by minimum and show only
+    outside of all positives' windows, so the order of the points does not matter.
     Source: Section 3.4 of GGNet (CVPR 2021); the Gaussian is CenterNet's.
 
     Not differentiable.

@@ -16,8 +16,9 @@ def draw_heatmaps(
     """Draw one Gaussian a point: positives as they are, hard negatives negated.
 
     A point draws exp(-(dy^2 + dx^2) / (2 sigma^2)), sigma = (2r + 1) / factor, in the
-    (2r + 1) x (2r + 1) window around its center. Positives merge by maximum; negatives merge by
-    minimum and show only where no positive reaches, so the order of the points does not matter.
+    (2r + 1) x (2r + 1) window around its center; where that is below the smallest normal float32,
+    1.2e-38, this number. Positives merge by maximum; negatives merge by minimum and show only
+    outside of all positives' windows, so the order of the points does not matter.
 
     Args:
         centers: (N, 4) int32, [batch, channel, y, x]. Points with a center outside of the map
@@ -43,6 +44,7 @@ def draw_heatmaps(
         dx = torch.arange(left, right, dtype=torch.float64, device=centers.device) - x
         sigma = (2 * radius + 1) / (positive_factor if sign > 0 else negative_factor)
         gaussian = torch.exp(-(dy[:, None] ** 2 + dx**2) / (2 * sigma**2))
+        gaussian.clamp_(min=torch.finfo(torch.float32).tiny)
         canvas = positives if sign > 0 else negatives
         window = canvas[b, channel, top:bottom, left:right]
         torch.maximum(window, gaussian, out=window)

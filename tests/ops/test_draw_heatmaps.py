@@ -77,6 +77,20 @@ def test_positives_cover_negatives():
 
 
 @pytest.mark.interpreted
+@pytest.mark.parametrize("factor", [25.0, 26.0, 30.0, 80.0, 1e6])
+def test_positives_cover_negatives_where_their_gaussian_vanishes(factor):
+    """Away from a sharp positive's center float32 has no number for it; its window reaches on."""
+    points_ = points((0, 0, 5, 5, 4, 1), (0, 0, 5, 9, 4, -1))
+    map = ops.draw_heatmaps(*points_, (1, 1, 11, 14), positive_factor=factor)
+    want = reference.draw_heatmaps(*points_, (1, 1, 11, 14), positive_factor=factor)
+    assert (map - want).abs().max() <= HEATMAP
+    assert (map[0, 0, 1:10, 1:10] > 0).all()
+    assert (map[0, 0, 1:10, 10:14] < 0).all()
+    assert map[0, 0, 1, 1] < 1e-30
+    assert map.count_nonzero() == 9 * 13
+
+
+@pytest.mark.interpreted
 def test_windows_are_cut_at_the_border():
     big = ops.draw_heatmaps(*points((0, 0, 15, 15, 4, 1)), (1, 1, 31, 31))[0, 0]
     for y, x in ((0, 0), (0, 6), (12, 8)):

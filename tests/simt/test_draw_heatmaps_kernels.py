@@ -64,3 +64,15 @@ def test_windows_larger_than_the_map_and_values_that_vanish(simt):
             )  # fmt: skip
             torch.testing.assert_close(got.double(), exact.double(), **LARGE_HEATMAP)
             assert not torch.signbit(got[got == 0]).any()
+
+
+@pytest.mark.parametrize("factor", [25.0, 30.0, 80.0])
+def test_positives_cover_negatives_where_their_gaussian_vanishes(simt, factor):
+    centers = torch.tensor([[0, 0, 5, 5], [0, 0, 5, 9]], dtype=torch.int32)
+    radii, signs = (torch.tensor(v, dtype=torch.int32) for v in ([4, 4], [1, -1]))
+    shape = (1, 1, 11, 14)
+    got = draw(simt, centers, radii, signs, shape, (factor, 6.0))
+    exact = reference.draw_heatmaps(centers, radii, signs, shape, positive_factor=factor)
+    torch.testing.assert_close(got.double(), exact.double(), **LARGE_HEATMAP)
+    assert (got[0, 0, 1:10, 1:10] > 0).all()
+    assert (got[0, 0, 1:10, 10:14] < 0).all()
