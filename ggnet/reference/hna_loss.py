@@ -31,7 +31,8 @@ def hna_loss(
     """
     p = torch.sigmoid(logits).clamp(eps, 1 - eps)
     positive = (1 - p) ** alpha * torch.log(p)
-    power = torch.where(target == -1, beta, gamma).to(p.dtype)
+    # Of tensors: torch.where makes float32 of two numbers, whatever the logits are.
+    power = torch.where(target == -1, torch.full_like(p, beta), torch.full_like(p, gamma))
     negative = (1 - target) ** power * p**alpha * torch.log(1 - p)
     count = (target == 1).sum().clamp(min=1)
     return -torch.where(target == 1, positive, negative).sum() / count

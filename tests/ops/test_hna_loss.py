@@ -21,6 +21,7 @@ POWERS = [
     {"alpha": 1.5, "beta": 3.0, "gamma": 2.5, "eps": 1e-3},
     {"alpha": 0.0, "beta": 0.0, "gamma": 0.0, "eps": 0.2},
     {"alpha": 4.0, "gamma": 4.0},
+    {"alpha": 1.3, "beta": 7.3, "gamma": 4.1},  # no float32 has these values
 ]
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
@@ -114,6 +115,16 @@ def test_one_cell_of_each_kind_by_hand():
     for target, weight in ((1.0, 1), (-1.0, 128), (0.0, 1), (0.5, 0.5**4), (-0.5, 1.5**4)):
         loss = ops.hna_loss(half, torch.full_like(half, target))
         assert loss.item() == pytest.approx(weight * quarter_log)
+
+
+@pytest.mark.interpreted
+def test_exponents_are_not_rounded_to_float32():
+    half = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    for target, weight in ((-1.0, 2.0**7.3), (-0.5, 1.5**4.1)):
+        exact = weight * 0.5**1.3 * torch.tensor(2.0, dtype=torch.float64).log().item()
+        for function in (ops.hna_loss, reference.hna_loss):
+            loss = function(half, torch.full_like(half, target), alpha=1.3, beta=7.3, gamma=4.1)
+            assert loss.item() == pytest.approx(exact, rel=1e-14)
 
 
 @pytest.mark.interpreted
