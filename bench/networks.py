@@ -215,7 +215,7 @@ def _decode_image(maps: dict[str, Tensor], valid_pairs: Tensor) -> Triplets:
     _, verbs, ys, xs = interactions
     offsets = [_offsets(maps[f"{who}_offset"], verbs, ys, xs) for who in ("human", "object")]
     human, object_, scores = reference.match_points(
-        interactions, humans, objects, *offsets, valid_pairs
+        interactions, humans, objects, *offsets, valid_pairs, allow_same=True
     )
     some_human, some_object = human[0].clamp(min=0), object_[0].clamp(min=0)
     found = Triplets(

@@ -39,6 +39,7 @@ STABLE_TORCH_LIBRARY(ggnet, m) {
       "(Tensor scores, Tensor channels, Tensor ys, Tensor xs)");
   m.def(
       "match_points(Tensor[] interactions, Tensor[] humans, Tensor[] objects, "
-      "Tensor human_offsets, Tensor object_offsets, Tensor? valid_pairs, int rule) -> "
+      "Tensor human_offsets, Tensor object_offsets, Tensor? valid_pairs, int rule, "
+      "int identity) -> "
       "(Tensor human, Tensor object, Tensor score)");
 }

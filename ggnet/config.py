@@ -158,6 +158,10 @@ class EvalConfig(_Section):
 
     k: int = Field(100, ge=1, le=1024, description="peaks of each kind and triplets an image")
     rule: Literal["product", "distance"] = "product"
+    allow_same: bool = Field(
+        False,
+        description="one detection may be human and object of a triplet, as in the published code",
+    )
     batch_size: int = Field(16, ge=1)
     protocol: Literal["official", "ppdm", "no-frills"] = Field(
         "official", description="HICO's evaluator to follow; see ggnet.eval.hico"

@@ -27,10 +27,11 @@ inline void check_peaks(std::vector<Tensor>& peaks, const char* name, int64_t ba
 inline MatchParams match_params(std::vector<Tensor>& interactions, std::vector<Tensor>& humans,
                                 std::vector<Tensor>& objects, Tensor& human_offsets,
                                 Tensor& object_offsets, std::optional<Tensor>& valid_pairs,
-                                int64_t rule) {
+                                int64_t rule, int64_t identity) {
   STD_TORCH_CHECK(!interactions.empty() && interactions[0].dim() == 2,
                   "interactions[0] has to have two dimensions");
   STD_TORCH_CHECK(rule == 0 || rule == 1, "rule is ", rule, ", expected 0 or 1");
+  STD_TORCH_CHECK(identity >= 0 && identity <= 2, "identity is ", identity, ", expected 0 to 2");
   const Tensor first = interactions[0];
   const auto dtype = first.scalar_type();
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
@@ -51,7 +52,8 @@ inline MatchParams match_params(std::vector<Tensor>& interactions, std::vector<T
                      .objects = objects[0].size(1),
                      .verbs = 0,
                      .classes = 0,
-                     .rule = static_cast<MatchRule>(rule)};
+                     .rule = static_cast<MatchRule>(rule),
+                     .identity = static_cast<Identity>(identity)};
   if (valid_pairs.has_value()) {
     check_shape(*valid_pairs, "valid_pairs", {kAnySize, kAnySize});
     check_dtype(*valid_pairs, "valid_pairs", ScalarType::Bool);

@@ -17,11 +17,12 @@ std::tuple<Tensor, Tensor, Tensor> match_points(std::vector<Tensor> interactions
                                                 std::vector<Tensor> humans,
                                                 std::vector<Tensor> objects, Tensor human_offsets,
                                                 Tensor object_offsets,
-                                                std::optional<Tensor> valid_pairs, int64_t rule) {
+                                                std::optional<Tensor> valid_pairs, int64_t rule,
+                                                int64_t identity) {
   STD_TORCH_CHECK(!interactions.empty(), "interactions has 0 tensors, expected 4");
   const OnDevice device(interactions[0]);
-  const MatchParams params =
-      match_params(interactions, humans, objects, human_offsets, object_offsets, valid_pairs, rule);
+  const MatchParams params = match_params(interactions, humans, objects, human_offsets,
+                                          object_offsets, valid_pairs, rule, identity);
   const Tensor first = interactions[0];
   const Tensor human = empty(first.sizes(), first, false, ScalarType::Long);
   const Tensor object = empty(first.sizes(), first, false, ScalarType::Long);

@@ -1,4 +1,4 @@
-// Action-aware point matching on the device: matching.h says what matches.
+// Action-aware point matching on the device: match_points.h says what matches.
 //
 // One warp an interaction; its lanes share the candidates, humans first, objects after. The best of
 // a lane, then of the warp, is the one of highest quality and among equal ones of smallest index,
@@ -18,41 +18,68 @@ constexpr int kWarps = kThreads / 32;
 template <class A>
 struct Match {
   A quality;
-  int index;
+  int index;  // -1: none
 };
 
-// How well a candidate matches a point at the distance (dy, dx); -inf: not at all.
-template <MatchRule kRule, class A>
-__device__ __forceinline__ A rate(A score, A dy, A dx) {
-  if (!(score > A(0)) || !(dy + dx < A(INFINITY))) return -A(INFINITY);
-  return kRule == MatchRule::kProduct ? score / ((dy + A(1)) * (dx + A(1))) : -(dy + dx) / score;
+// Quality alone would not do: that of a match can be -inf.
+template <class A>
+__device__ __forceinline__ bool better(const Match<A>& a, const Match<A>& b) {
+  if (a.index < 0 || b.index < 0) return a.index >= 0;
+  return a.quality > b.quality || (a.quality == b.quality && a.index < b.index);
 }
 
-// The best of an image's `count` candidates for the point (y, x), to every lane; index -1 if there
-// is none. valid: one flag a class, or null for all.
+template <class A>
+__device__ __forceinline__ Candidate candidate(const MatchPeaks<A>& peaks, long long first,
+                                               int index) {
+  const long long i = first + index;
+  return {index, peaks.channels[i], peaks.ys[i], peaks.xs[i]};
+}
+
+__device__ __forceinline__ bool same(const Candidate& a, const Candidate& b, Identity identity) {
+  if (identity == Identity::kIndex) return a.index == b.index;
+  return identity == Identity::kCell && a.channel == b.channel && a.y == b.y && a.x == b.x;
+}
+
+// How well candidate `index` matches a point at the distance (dy, dx), if it does.
 template <MatchRule kRule, class A>
-__device__ __forceinline__ int best_match(const MatchPeaks<A>& peaks, long long first, int count,
-                                          A y, A x, const bool* valid, long long classes) {
-  Match<A> best{-A(INFINITY), -1};
+__device__ __forceinline__ Match<A> rate(A score, A dy, A dx, int index) {
+  if (!(score > A(0)) || !(score < A(INFINITY)) || !(dy + dx < A(INFINITY))) return {A(0), -1};
+  if (kRule == MatchRule::kProduct) return {score / ((dy + A(1)) * (dx + A(1))), index};
+  return {-(dy + dx) / score, index};
+}
+
+template <MatchRule kRule, class A>
+__device__ __forceinline__ A together(const Match<A>& a, const Match<A>& b) {
+  return kRule == MatchRule::kProduct ? a.quality * b.quality : a.quality + b.quality;
+}
+
+// The best of an image's `count` candidates for the point (y, x), to every lane. valid: one flag a
+// class, or null for all; excluded: what must not match, by `identity`.
+template <MatchRule kRule, class A>
+__device__ __forceinline__ Match<A> best_match(const MatchPeaks<A>& peaks, long long first,
+                                               int count, A y, A x, const bool* valid,
+                                               long long classes, const Candidate& excluded,
+                                               Identity identity) {
+  Match<A> best{A(0), -1};
   for (int j = threadIdx.x % 32; j < count; j += 32) {
     const long long i = first + j;
     const A dy = y - static_cast<A>(peaks.ys[i]), dx = x - static_cast<A>(peaks.xs[i]);
-    const A quality = rate<kRule>(peaks.scores[i], dy < A(0) ? -dy : dy, dx < A(0) ? -dx : dx);
-    if (!(quality > best.quality)) continue;
+    const Match<A> found =
+        rate<kRule>(peaks.scores[i], dy < A(0) ? -dy : dy, dx < A(0) ? -dx : dx, j);
+    if (!better(found, best)) continue;
     if (valid != nullptr) {
       const long long c = peaks.channels[i];
       if (c < 0 || c >= classes || !valid[c]) continue;
     }
-    best = {quality, j};
+    if (same(candidate(peaks, first, j), excluded, identity)) continue;
+    best = found;
   }
   for (int step = 16; step > 0; step /= 2) {
     const Match<A> other{__shfl_xor_sync(0xffffffffu, best.quality, step),
                          __shfl_xor_sync(0xffffffffu, best.index, step)};
-    const bool first_of_equals = other.quality == best.quality && other.index >= 0 &&
-                                 (best.index < 0 || other.index < best.index);
-    if (other.quality > best.quality || first_of_equals) best = other;
+    if (better(other, best)) best = other;
   }
-  return best.index;
+  return best;
 }
 
 // offsets: (batch, interactions, 2) as (y, x); valid_pairs: (verbs, classes) or null; human,
@@ -66,21 +93,40 @@ __global__ void __launch_bounds__(kThreads)
   if (i >= p.batch * p.interactions) return;
   const long long b = i / p.interactions, verb = interactions.channels[i];
   const A y = static_cast<A>(interactions.ys[i]), x = static_cast<A>(interactions.xs[i]);
-  const int h =
-      best_match<kRule>(humans, b * p.humans, static_cast<int>(p.humans), y - human_offsets[2 * i],
-                        x - human_offsets[2 * i + 1], static_cast<const bool*>(nullptr), 0);
-  int o = -1;
-  if (valid_pairs == nullptr || (verb >= 0 && verb < p.verbs))  // else no object goes with it
-    o = best_match<kRule>(objects, b * p.objects, static_cast<int>(p.objects),
-                          y - object_offsets[2 * i], x - object_offsets[2 * i + 1],
-                          valid_pairs == nullptr ? nullptr : valid_pairs + verb * p.classes,
-                          p.classes);
+  const bool known = valid_pairs == nullptr || (verb >= 0 && verb < p.verbs);
+  const bool* valid = valid_pairs == nullptr || !known ? nullptr : valid_pairs + verb * p.classes;
+  const long long first_human = b * p.humans, first_object = b * p.objects;
+  const auto best_human = [&](const Candidate& excluded, Identity identity) {
+    return best_match<kRule>(humans, first_human, static_cast<int>(p.humans),
+                             y - human_offsets[2 * i], x - human_offsets[2 * i + 1],
+                             static_cast<const bool*>(nullptr), 0, excluded, identity);
+  };
+  const auto best_object = [&](const Candidate& excluded, Identity identity) {
+    if (!known) return Match<A>{A(0), -1};  // no object goes with the verb
+    return best_match<kRule>(objects, first_object, static_cast<int>(p.objects),
+                             y - object_offsets[2 * i], x - object_offsets[2 * i + 1], valid,
+                             p.classes, excluded, identity);
+  };
+  Match<A> h = best_human({}, Identity::kNone), o = best_object({}, Identity::kNone);
+  if (h.index >= 0 && o.index >= 0) {
+    const Candidate both = candidate(humans, first_human, h.index);
+    if (same(both, candidate(objects, first_object, o.index), p.identity)) {
+      const Match<A> other_h = best_human(both, p.identity);
+      const Match<A> other_o = best_object(both, p.identity);
+      if (other_h.index >= 0 &&
+          (other_o.index < 0 || together<kRule>(other_h, o) > together<kRule>(h, other_o)))
+        h = other_h;
+      else
+        o = other_o;
+    }
+  }
   if (threadIdx.x % 32 != 0) return;
-  human[i] = h;
-  object[i] = o;
-  score[i] = h < 0 || o < 0 ? A(0)
-                            : interactions.scores[i] * humans.scores[b * p.humans + h] *
-                                  objects.scores[b * p.objects + o];
+  human[i] = h.index;
+  object[i] = o.index;
+  score[i] = h.index < 0 || o.index < 0
+                 ? A(0)
+                 : interactions.scores[i] * humans.scores[first_human + h.index] *
+                       objects.scores[first_object + o.index];
 }
 
 template <class A>

@@ -21,9 +21,15 @@ void match_points(const py::tuple& interactions, const py::tuple& humans, const 
                   const py::object& human_offsets, const py::object& object_offsets,
                   const py::object& valid_pairs, const py::object& human, const py::object& object,
                   const py::object& score, int batch, int count, int num_humans, int num_objects,
-                  int verbs, int classes, int rule) {
-  const MatchParams p{
-      batch, count, num_humans, num_objects, verbs, classes, static_cast<MatchRule>(rule)};
+                  int verbs, int classes, int rule, int identity) {
+  const MatchParams p{batch,
+                      count,
+                      num_humans,
+                      num_objects,
+                      verbs,
+                      classes,
+                      static_cast<MatchRule>(rule),
+                      static_cast<Identity>(identity)};
   const long long total = 1ll * batch * count;
   matching::match_points<A>(
       peaks_of<A>(interactions, total, "interactions"),
@@ -45,7 +51,7 @@ void bind_match_points(py::module_& m) {
           py::arg("human_offsets"), py::arg("object_offsets"), py::arg("valid_pairs"),
           py::arg("human"), py::arg("object"), py::arg("score"), py::kw_only(), py::arg("batch"),
           py::arg("count"), py::arg("num_humans"), py::arg("num_objects"), py::arg("verbs"),
-          py::arg("classes"), py::arg("rule"));
+          py::arg("classes"), py::arg("rule"), py::arg("identity"));
   };
   define("match_points_float32", &match_points<float>);
   define("match_points_float64", &match_points<double>);

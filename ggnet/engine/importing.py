@@ -56,6 +56,7 @@ def import_file(
     vocabulary = _vocabulary(found, source, dataset)
     config = Config(model=found.model)
     config.data.input_size, config.data.compat = (512, 512), "original"
+    config.eval.allow_same = True
     if dataset is not None:
         config.data.root = str(dataset)
     save_checkpoint(

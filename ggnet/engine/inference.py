@@ -64,7 +64,9 @@ class Predictor:
         if capture and self.device.type != "cuda":
             raise UserError(f"capture makes a CUDA graph, and the device is {self.device}")
         pairs, decoding = vocabulary.valid_pairs, config.eval
-        self.detector = Detector(network, pairs, k=decoding.k, rule=decoding.rule)
+        self.detector = Detector(
+            network, pairs, k=decoding.k, rule=decoding.rule, allow_same=decoding.allow_same
+        )
         self.detector.to(self.device, memory_format=torch.channels_last)
         self._dtype = DTYPES[dtype]
         if compile:

@@ -24,7 +24,7 @@ class Detector(nn.Module):
         network: a `ggnet.models.GGNet`, or what gives the same outputs in evaluation mode.
         valid_pairs: (V, num_objects) bool: which verb goes with which object; moves with the
             module and is not part of its state dict.
-        k, rule: see `ggnet.ops.decode_hoi`.
+        k, rule, allow_same: see `ggnet.ops.decode_hoi`.
 
     Example:
         >>> network = build_model(ModelConfig(), num_objects=3, num_verbs=2)
@@ -42,9 +42,10 @@ class Detector(nn.Module):
         *,
         k: int = 100,
         rule: str = "product",
+        allow_same: bool = False,
     ) -> None:
         super().__init__()
-        self.network, self.k, self.rule = network, k, rule
+        self.network, self.k, self.rule, self.allow_same = network, k, rule, allow_same
         self.register_buffer("valid_pairs", torch.tensor(valid_pairs), persistent=False)
 
     def forward(self, images: Tensor) -> Triplets:
@@ -65,7 +66,14 @@ class Detector(nn.Module):
     def decode(self, outputs: dict[str, Any], detections: Detections | None = None) -> Triplets:
         """The triplets in what the network gives; with `detections`, of these boxes."""
         maps = {name: outputs[name] for name in MAPS}
-        return decode_hoi(maps, self.valid_pairs, k=self.k, rule=self.rule, detections=detections)
+        return decode_hoi(
+            maps,
+            self.valid_pairs,
+            k=self.k,
+            rule=self.rule,
+            detections=detections,
+            allow_same=self.allow_same,
+        )
 
 
 @contextmanager

@@ -39,6 +39,7 @@ def decode_hoi(
     k: int = 100,
     rule: str = "product",
     detections: Detections | None = None,
+    allow_same: bool = False,
 ) -> Triplets:
     """Peaks of objects, humans and interactions, matched into triplets.
 
@@ -55,6 +56,10 @@ def decode_hoi(
         rule: "product" or "distance", see `match_points`.
         detections: boxes of another detector, in place of heatmap, size and center_frac, which
             outputs may then lack. A box stands at the cell that holds its center.
+        allow_same: one detection may be human and object of a triplet, as in the published code;
+            else a person matches an object other than itself. The same detection is the same
+            row of `detections`, or the same cell of the persons' heatmap: an object of another
+            class at that cell has the same box, but is another detection.
 
     Returns:
         Triplets. Of triplets with the same human, object and verb only the first of the highest
@@ -92,6 +97,8 @@ def decode_hoi(
             _offsets(outputs["object_offset"], interactions),
             valid_pairs,
             rule=rule,
+            allow_same=allow_same,
+            one_list=external,
         )
         scores = _without_duplicates(scores, human, object_, verbs)
         scores, order = scores.sort(dim=1, descending=True, stable=True)

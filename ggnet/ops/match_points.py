@@ -20,6 +20,8 @@ def match_points(
     valid_pairs: Tensor | None = None,
     *,
     rule: str = "product",
+    allow_same: bool = False,
+    one_list: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Find for every interaction the human and the object that its offsets point at.
 
@@ -28,19 +30,27 @@ def match_points(
         rule "product"     maximizes s / ((|dy| + 1) (|dx| + 1))     (the published code)
         rule "distance"    minimizes (|dy| + |dx|) / s               (Eq. 8)
 
-    Only candidates with a positive score and a finite distance can match, and only objects whose
-    class is valid with the interaction's verb. Ties: smaller index.
+    Only candidates with a finite positive score at a finite distance can match, and only objects
+    whose class is valid with the interaction's verb. Ties: smaller index.
+
+    Where the best human and the best object are one detection, one of them gives way to its side's
+    best of the others: the one that leaves the larger product of what "product" maximizes, or the
+    smaller sum of what "distance" minimizes; the object where both are equal, and where neither
+    side has another. That is the best of all pairs of two detections.
 
     Not differentiable: the score carries no gradient. Under autocast floating-point tensors are
     cast to float32.
 
     Args:
         interactions, humans, objects: (scores, channels, ys, xs), each (B, K) with its own K, as
-            `topk_peaks` returns them; channels are verbs, nothing, and object classes.
+            `topk_peaks` returns them; channels are verbs, the person's class, and object classes.
         human_offsets, object_offsets: (B, K, 2) of the interactions, (y, x) in cells, interaction
             minus center; of the dtype of the scores.
         valid_pairs: (V, num_objects) bool; None: all are valid.
         rule: "product" or "distance".
+        allow_same: one detection may be human and object of a triplet, as in the published code.
+        one_list: humans and objects are one list of detections, so that those with equal indices
+            are one detection; else those with equal class and cell are, as peaks of one heatmap.
 
     Returns:
         human index, object index (int64), score: each (B, K). Index -1: nothing can match. score
@@ -80,6 +90,7 @@ def match_points(
             object_offsets,
             valid_pairs,
             RULES.index(rule),
+            0 if allow_same else 2 if one_list else 1,
         )
 
 
@@ -96,7 +107,9 @@ def _peaks(name: str, peaks: Peaks) -> None:
         _check.same_device(f"{name}[0] (scores)", scores, **{label: peaks[i]})
 
 
-def _fake(interactions, humans, objects, human_offsets, object_offsets, valid_pairs, rule):
+def _fake(
+    interactions, humans, objects, human_offsets, object_offsets, valid_pairs, rule, identity
+):
     scores = interactions[0]
     index = _layout.empty(scores.shape, scores, dtype=torch.int64)
     return index, torch.empty_like(index), _layout.empty(scores.shape, scores)

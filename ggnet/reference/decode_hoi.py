@@ -28,6 +28,7 @@ def decode_hoi(
     k: int = 100,
     rule: str = "product",
     detections: Detections | None = None,
+    allow_same: bool = False,
 ) -> Triplets:
     """Peaks of objects, humans and interactions, matched into triplets.
 
@@ -39,6 +40,7 @@ def decode_hoi(
         valid_pairs: (V, num_objects) bool.
         k: peaks of each kind and triplets of each image.
         detections: another detector's boxes, in place of heatmap, size and center_frac.
+        allow_same: one detection may be human and object of a triplet, as in the published code.
 
     Returns:
         Triplets. Of triplets with the same human, object and verb only the first of the highest
@@ -50,7 +52,7 @@ def decode_hoi(
     def decode(part: slice) -> Triplets:
         found = None if detections is None else Detections(*(value[part] for value in detections))
         mine = {name: map[part] for name, map in maps.items()}
-        return _decode_image(mine, valid_pairs, k, rule, found)
+        return _decode_image(mine, valid_pairs, k, rule, found, allow_same)
 
     images = [decode(slice(b, b + 1)) for b in range(maps["interaction"].shape[0])]
     if not images:
@@ -72,6 +74,7 @@ def _decode_image(
     k: int,
     rule: str,
     detections: Detections | None,
+    allow_same: bool,
 ) -> Triplets:
     interactions = topk_peaks(maps["interaction"], k)
     if detections is None:
@@ -93,6 +96,8 @@ def _decode_image(
         _offsets(maps["object_offset"], verbs, ys, xs),
         valid_pairs,
         rule=rule,
+        allow_same=allow_same,
+        one_list=detections is not None,
     )
     scores = scores.clone()
     for b in range(scores.shape[0]):

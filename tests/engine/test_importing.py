@@ -48,6 +48,8 @@ def test_a_published_network_predicts(tmp_path, capsys):
     run = Predictor.from_checkpoint(tmp_path / "ppdm.pt", torch.device("cpu"))
     assert run.vocabulary == hico_vocabulary()
     assert run.config.data.input_size == (512, 512)
+    assert run.config.data.compat == "original"
+    assert run.config.eval.allow_same
     run.config.data.input_size = (64, 64)
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     [found] = run(*run.prepare([image]))

@@ -71,6 +71,14 @@ def blank(width, height):
     return np.zeros((height, width, 3), np.uint8)
 
 
+@pytest.mark.parametrize("allow_same", [False, True])
+def test_decoding_follows_the_configuration(allow_same):
+    config = Config()
+    config.eval.k, config.eval.rule, config.eval.allow_same = 7, "distance", allow_same
+    detector = Predictor(nn.Identity(), CUPS, config, CPU).detector
+    assert (detector.k, detector.rule, detector.allow_same) == (7, "distance", allow_same)
+
+
 @pytest.mark.parametrize(("width", "height"), [(320, 192), (640, 427), (300, 500), (101, 67)])
 def test_boxes_come_back_in_original_pixels(width, height):
     unit = np.array([width, height, width, height])

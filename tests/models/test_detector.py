@@ -39,6 +39,23 @@ def test_it_is_the_network_and_its_decoding(images):
     assert PAIRS[found.verbs[there], found.object_labels[there]].all()
 
 
+def test_it_decodes_as_it_was_told_to():
+    maps = {
+        "heatmap": torch.full((1, 3, 6, 6), -9.0),
+        "interaction": torch.full((1, 4, 6, 6), -9.0),
+    }
+    maps |= {name: torch.ones(1, 2, 6, 6) for name in ("size", "center_frac")}
+    maps |= {name: torch.zeros(1, 2, 6, 6) for name in ("human_offset", "object_offset")}
+    maps["heatmap"][0, 0, 2, 2], maps["heatmap"][0, 0, 2, 4] = 4.0, 3.0
+    maps["interaction"][0, 2, 2, 2] = 4.0  # of a person with a person
+    for how in ({}, {"allow_same": True}, {"rule": "distance"}, {"k": 3}):
+        found = Detector(torch.nn.Identity(), PAIRS, **how).decode(maps)
+        expected = ops.decode_hoi(maps, torch.tensor(PAIRS), **how)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        same = torch.equal(found.human_boxes[0, 0], found.object_boxes[0, 0])
+        assert same == ("allow_same" in how)
+
+
 def test_training_mode_is_refused(images):
     with pytest.raises(RuntimeError, match="call .eval"):
         detector().train()(images)

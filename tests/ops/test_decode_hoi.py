@@ -52,8 +52,10 @@ def test_matches_the_loop_over_images(dtype, apm, rule):
     for seed in range(5):
         maps = outputs(apm=apm, dtype=dtype, seed=10 * seed)
         for pairs in (None, valid_pairs):
-            got = ops.decode_hoi(maps, pairs, k=20, rule=rule)
-            assert_same_triplets(got, reference.decode_hoi(maps, pairs, k=20, rule=rule))
+            for same in (False, True):
+                how = {"k": 20, "rule": rule, "allow_same": same}
+                got = ops.decode_hoi(maps, pairs, **how)
+                assert_same_triplets(got, reference.decode_hoi(maps, pairs, **how))
 
 
 @pytest.mark.parametrize("batch", [0, 1, 3])
@@ -88,6 +90,60 @@ def test_one_pair_by_hand():
     assert found.object_boxes[0, 0].tolist() == pytest.approx([6.5, 7.5, 7.5, 8.5])
     assert found.human_scores[0, 0].item() == pytest.approx(person.item())
     assert found.object_scores[0, 0].item() == pytest.approx(thing.item())
+
+
+def two_persons(sure, other, towards):
+    """Persons of class 0 at (8, 6) and (8, 12), half-way an interaction whose human offset points
+    at the first of them (towards 1) or at the second (-1), its object offset at the other one."""
+    maps = blank(classes=2, verbs=1, height=16, width=16)
+    maps["size"].fill_(6.0)
+    maps["heatmap"][0, 0, 8, 6], maps["heatmap"][0, 0, 8, 12] = sure, other
+    maps["interaction"][0, 0, 8, 9] = 6.0
+    maps["human_offset"][0, 0, 8, 9] = 3.0 * towards
+    maps["object_offset"][0, 0, 8, 9] = -3.0 * towards
+    return maps
+
+
+@pytest.mark.interpreted({"rule": "product", "other": -4.0})
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("other", [6.0, 0.0, -2.0, -4.0])
+def test_a_person_is_not_its_own_object(other, rule):
+    pairs = torch.tensor([[True, False]])  # person with person
+    left, right = [3.0, 5, 9, 11], [9.0, 5, 15, 11]
+    for towards, expected in ((1, (left, right)), (-1, (right, left))):
+        maps = two_persons(6.0, other, towards)
+        boxes = ops.decode_detections(maps, k=2)
+        for external in (None, boxes):
+            how = {"k": 5, "rule": rule, "detections": external}
+            found = ops.decode_hoi(maps, pairs, **how)
+            assert (found.human_boxes[0, 0].tolist(), found.object_boxes[0, 0].tolist()) == expected
+            scores = torch.tensor([6.0, 6.0, other]).sigmoid()
+            assert found.scores[0, 0].item() == pytest.approx(scores.prod().item(), rel=1e-5)
+            itself = ops.decode_hoi(maps, pairs, allow_same=True, **how)
+            assert_same_triplets(itself, reference.decode_hoi(maps, pairs, allow_same=True, **how))
+            same = torch.equal(itself.human_boxes[0, 0], itself.object_boxes[0, 0])
+            assert same == (rule == "product" and other < 0)
+
+
+def test_an_object_of_another_class_at_the_persons_cell_is_another_detection():
+    maps = blank()
+    maps["heatmap"][0, 0, 5, 4], maps["heatmap"][0, 2, 5, 4] = 3.0, 2.0
+    maps["interaction"][0, 3, 5, 4] = 1.0
+    found = ops.decode_hoi(maps, k=4)
+    assert found.object_labels[0, 0] == 2
+    assert found.scores[0, 0] == torch.tensor([3.0, 2.0, 1.0]).sigmoid().prod()
+
+
+def test_external_persons_with_one_center_are_two():
+    maps = blank()
+    maps["interaction"][0, 3, 5, 4] = 1.0
+    boxes = torch.tensor([[[2.0, 2, 7, 9], [4.0, 5, 5, 6], [0.0, 0, 1, 1]]])
+    found = ops.decode_hoi(
+        maps,
+        k=4,
+        detections=Detections(boxes, torch.zeros(1, 3).long(), torch.tensor([[0.9, 0.9, 0.9]])),
+    )
+    assert (found.human_index[0, 0], found.object_index[0, 0]) == (0, 1)
 
 
 def test_duplicates_keep_the_best_score():

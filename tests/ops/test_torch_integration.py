@@ -214,8 +214,8 @@ def opcheck_cases():
     yield "draw_heatmaps", (*POINTS, [2, 3, 8, 9], 6.0, 2.0), {}
     yield "topk_peaks", (f32(2, 3, 7, 8), 9, 3), {}
     yield "topk_peaks", (f32(2, 3, 7, 8).bfloat16(), 9, 3), {}
-    yield "match_points", (*map(list, MATCH[:3]), *MATCH[3:], PAIRS, 0), {}
-    yield "match_points", (*map(list, MATCH[:3]), *MATCH[3:], None, 1), {}
+    yield "match_points", (*map(list, MATCH[:3]), *MATCH[3:], PAIRS, 0, 1), {}
+    yield "match_points", (*map(list, MATCH[:3]), *MATCH[3:], None, 1, 2), {}
 
 
 @pytest.mark.parametrize(

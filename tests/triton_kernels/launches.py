@@ -130,7 +130,7 @@ def _peaks(op: Callable, _: None, case: Case) -> None:
 def _match(op: Callable, _: None, case: Case) -> None:
     peaks = [meta(4, 100), *(meta(4, 100, dtype=torch.int64) for _ in range(3))]
     offsets = meta(4, 100, 2)
-    op(peaks, peaks, peaks, offsets, offsets, meta(117, 80, dtype=torch.bool), 0)
+    op(peaks, peaks, peaks, offsets, offsets, meta(117, 80, dtype=torch.bool), 0, 1)
 
 
 CALLS = {
