@@ -160,6 +160,56 @@ def dla(heads: dict[str, int]) -> Shapes:
     return shapes
 
 
+# depth -> whether blocks are bottlenecks, and how many at each stride
+RESNETS = {
+    18: (False, (2, 2, 2, 2)),
+    34: (False, (3, 4, 6, 3)),
+    50: (True, (3, 4, 6, 3)),
+    101: (True, (3, 4, 23, 3)),
+    152: (True, (3, 8, 36, 3)),
+}
+
+
+def resnet(depth: int) -> Shapes:
+    """torchvision's ResNet, as trained on ImageNet."""
+    bottleneck, counts = RESNETS[depth]
+    shapes = conv("conv1", 64, 3, 7, bias=False) | norm("bn1", 64)
+    into = 64
+    for level, count in enumerate(counts):
+        middle = 64 * 2**level
+        out = 4 * middle if bottleneck else middle
+        for i in range(count):
+            name = f"layer{level + 1}.{i}"
+            if bottleneck:
+                for part, sizes in enumerate(((middle, into, 1), (middle, middle, 3)), 1):
+                    shapes |= conv(f"{name}.conv{part}", *sizes, bias=False)
+                    shapes |= norm(f"{name}.bn{part}", middle)
+                shapes |= conv(f"{name}.conv3", out, middle, 1, bias=False)
+                shapes |= norm(f"{name}.bn3", out)
+            else:
+                shapes |= block(name, into, out)
+            if i == 0 and into != out:
+                shapes |= projection(f"{name}.downsample", into, out)
+            into = out
+    return shapes | {"fc.weight": (1000, into), "fc.bias": (1000,)}
+
+
+def resnet_dcn(depth: int, heads: dict[str, int]) -> Shapes:
+    """CenterNet's or PPDM's ResNet with deconvolutions."""
+    shapes = {name: shape for name, shape in resnet(depth).items() if not name.startswith("fc")}
+    into = 2048 if RESNETS[depth][0] else 512
+    for stage, out in enumerate((256, 128, 64)):
+        first = f"deconv_layers.{6 * stage}"
+        shapes |= conv(first, out, into, 3) | conv(f"{first}.conv_offset_mask", 27, into, 3)
+        shapes |= norm(f"deconv_layers.{6 * stage + 1}", out)
+        shapes |= conv(f"deconv_layers.{6 * stage + 3}", out, out, 4, bias=False)
+        shapes |= norm(f"deconv_layers.{6 * stage + 4}", out)
+        into = out
+    for head, out in heads.items():
+        shapes |= conv(f"{head}.0", 64, 64, 3) | conv(f"{head}.2", out, 64, 1)
+    return shapes
+
+
 # -- what the networks compute --------------------------------------------------------------------
 
 
@@ -296,3 +346,29 @@ class Net:
         feature = self.aggregate(last, "ida_up", [2, 4])[-1]
         names = ("hm", "wh", "reg", "hm_rel", "sub_offset", "obj_offset")
         return {n: self.conv(F.relu(self.conv(feature, f"{n}.0")), f"{n}.2") for n in names}
+
+    def resnet_block(self, x: Tensor, name: str, stride: int) -> Tensor:
+        shortcut = self.projection(x, f"{name}.downsample", stride)
+        if f"{name}.conv3.weight" not in self.state:
+            return self.block(x, shortcut, name, stride)
+        y = F.relu(self.norm(self.conv(x, f"{name}.conv1"), f"{name}.bn1"))
+        y = F.relu(self.norm(self.conv(y, f"{name}.conv2", stride), f"{name}.bn2"))
+        return F.relu(self.norm(self.conv(y, f"{name}.conv3"), f"{name}.bn3") + shortcut)
+
+    def resnet_dcn(self, image: Tensor) -> dict[str, Tensor]:
+        """The outputs of PPDM's ResNet with deconvolutions, by the original names."""
+        x = F.relu(self.norm(self.conv(image, "conv1", 2), "bn1"))
+        x = F.max_pool2d(x, 3, 2, 1)
+        for level in range(1, 5):
+            i = 0
+            while f"layer{level}.{i}.conv1.weight" in self.state:
+                x = self.resnet_block(x, f"layer{level}.{i}", 2 if level > 1 and i == 0 else 1)
+                i += 1
+        for first in (0, 6, 12):
+            name = "deconv_layers."
+            x = self.deform(x, x, f"{name}{first}")[0]
+            x = F.relu(self.norm(x, f"{name}{first + 1}"))
+            x = F.conv_transpose2d(x, self.state[f"{name}{first + 3}.weight"], None, 2, 1)
+            x = F.relu(self.norm(x, f"{name}{first + 4}"))
+        names = ("hm", "wh", "reg", "hm_rel", "sub_offset", "obj_offset")
+        return {n: self.conv(F.relu(self.conv(x, f"{n}.0")), f"{n}.2") for n in names}

@@ -2,7 +2,7 @@
 
 import argparse
 
-SUMMARY = "use published weights of GGNet, PPDM, CenterNet or DLA"
+SUMMARY = "use published weights of GGNet, PPDM, CenterNet, DLA or ResNet"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ Two kinds of file come out:
 
 - a checkpoint, ready for `ggnet eval`, `ggnet predict` and `train.init`, of GGNet and PPDM
 - initial weights (format, environment, source, objects, weights), for `train.init` alone, of
-  CenterNet's detectors and of DLA-34 trained on ImageNet
+  CenterNet's detectors and of DLA-34 or a ResNet trained on ImageNet
 """
 
 import os

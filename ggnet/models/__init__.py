@@ -7,6 +7,7 @@ from ggnet.models.detector import Detector
 from ggnet.models.dla import DLA34
 from ggnet.models.ggnet import GGNet
 from ggnet.models.hourglass import Hourglass104, HourglassNet
+from ggnet.models.resdcn import ResDCN18, ResDCN34, ResDCN50, ResDCN101, ResDCN152
 from ggnet.models.tiny import Tiny
 
 __all__ = [
@@ -17,6 +18,11 @@ __all__ = [
     "GGNet",
     "Hourglass104",
     "HourglassNet",
+    "ResDCN18",
+    "ResDCN34",
+    "ResDCN50",
+    "ResDCN101",
+    "ResDCN152",
     "Tiny",
     "build_model",
 ]
@@ -24,6 +30,11 @@ __all__ = [
 # What `model.backbone` may be.
 BACKBONES: dict[str, type[Backbone]] = {
     "tiny": Tiny,
+    "resdcn18": ResDCN18,
+    "resdcn34": ResDCN34,
+    "resdcn50": ResDCN50,
+    "resdcn101": ResDCN101,
+    "resdcn152": ResDCN152,
     "dla34": DLA34,
     "hourglass104": Hourglass104,
 }

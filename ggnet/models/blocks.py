@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ggnet.models.checkpointing import Recomputing
+from ggnet.nn import DeformConv2d
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> list[nn.Module]:
@@ -19,6 +20,17 @@ def conv_bn_relu(
 ) -> nn.Sequential:
     """Convolution, BatchNorm, ReLU."""
     return nn.Sequential(*conv_bn(in_channels, out_channels, kernel, stride), nn.ReLU(inplace=True))
+
+
+class DeformNode(nn.Sequential):
+    """Deformable 3x3 convolution, BatchNorm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            DeformConv2d(in_channels, out_channels),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
 
 
 class Residual(Recomputing):

@@ -5,8 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ggnet.models.backbone import Backbone
-from ggnet.models.blocks import conv_bn, conv_bn_relu
-from ggnet.nn import DeformConv2d
+from ggnet.models.blocks import DeformNode, conv_bn, conv_bn_relu
 
 CHANNELS = (16, 32, 64, 128, 256, 512)  # at strides 1, 2, ..., 32
 
@@ -74,17 +73,6 @@ class Level(nn.Module):
             return self.trees[0](x, pooled)
         first = self.trees[0](x)
         return self.trees[1](first, pooled, first)
-
-
-class DeformNode(nn.Sequential):
-    """Deformable 3x3 convolution, BatchNorm, ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(
-            DeformConv2d(in_channels, out_channels),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
-        )
 
 
 class Aggregate(nn.Module):

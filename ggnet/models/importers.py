@@ -1,8 +1,8 @@
-"""Published weights of GGNet, PPDM, CenterNet and DLA, renamed for this package's modules.
+"""Published weights of GGNet, PPDM, CenterNet, DLA and ResNet under this package's names.
 
 The layers, their channel order and the offsets' (dy, dx) order are the originals'; two things
 differ. Names: each published key is renamed by the rules below, and the result must be exactly
-what the network has. Colors: all but DLA's ImageNet weights were trained on BGR images, this
+what the network has. Colors: all but ImageNet's weights were trained on BGR images, this
 package feeds RGB, so the first convolution's input channels are turned around.
 
 Key names as in the published code of GGNet (SherlockHolmes221/GGNet), PPDM (YueLiao/PPDM) and
@@ -115,10 +115,33 @@ _DLA: tuple[Rule, ...] = (
     *_BLOCK,
 )
 _IMAGENET: tuple[Rule, ...] = ((r"^", "base."), *_DLA)
+_RESNET: tuple[Rule, ...] = (
+    *((rf"^{theirs}\.(?=[02]\.)", f"heads.0.{ours}.") for theirs, ours in _HEADS.items()),
+    (r"^hm_rel\.0\.", "heads.0.interaction_feature.0."),
+    (r"^hm_rel\.2\.", "heads.0.verbs.glance."),
+    (r"^conv1\.", "backbone.stem.0.0."),
+    (r"^bn1\.", "backbone.stem.0.1."),
+    (r"^layer(\d)\.", lambda match: f"backbone.layers.{int(match[1]) - 1}."),
+    (r"^deconv_layers\.", "backbone.upsample."),
+    (r"\.conv_offset_mask\.", ".points."),
+    (r"\.downsample\.", ".skip."),
+    (r"\.conv3\.", ".body.6."),
+    (r"\.bn3\.", ".body.7."),
+    *_BLOCK,
+)
+# From deep to shallow: the keys that a depth is known by, which those below it do not have.
+_RESNET_DEPTHS = {
+    152: "layer3.35.conv3.weight",
+    101: "layer3.22.conv3.weight",
+    50: "layer3.5.conv3.weight",
+    34: "layer3.5.conv2.weight",
+    18: "layer3.1.conv2.weight",
+}
+_CLASSIFIER = {r"^(base\.)?fc\.(weight|bias)$": "ImageNet's classifier"}
 
 # What the DLA-34 files carry and no output of the original network depends on.
 _UNUSED = {
-    r"^(base\.)?fc\.(weight|bias)$": "ImageNet's classifier",
+    **_CLASSIFIER,
     r"^(base\.)?level[34]\.project\.": "projection of a level of two trees, which has no reader",
 }
 
@@ -128,7 +151,7 @@ class PublishedNetwork:
     """A published network: how to know it, and how its keys are renamed."""
 
     title: str
-    mark: str  # a key that only this and later-listed sources have
+    marks: tuple[str, ...]  # keys that of all sources only this and earlier-listed ones have
     rules: tuple[Rule, ...]
     model: dict[str, object]  # of `ModelConfig`
     unused: dict[str, str] = field(default_factory=dict)  # pattern of keys -> why they are left out
@@ -138,38 +161,70 @@ class PublishedNetwork:
 
 _PPDM = {"aggregation": "interaction", "gaze_steps": 0, "apm": False}
 _DETECTION = r"^(backbone|heads\.\d\.(heatmap|size|center_frac))\."
+
+
+def _on_resnet(depth: int, mark: str) -> Iterable[PublishedNetwork]:
+    backbone = {"backbone": f"resdcn{depth}"}
+    upsampled = "deconv_layers.0.weight"
+    yield PublishedNetwork(
+        f"PPDM, ResNet-{depth}",
+        (mark, upsampled, "hm_rel.0.weight"),
+        _RESNET,
+        {**backbone, **_PPDM},
+        _CLASSIFIER,
+    )
+    yield PublishedNetwork(
+        f"CenterNet detection, ResNet-{depth}",
+        (mark, upsampled),
+        _RESNET,
+        backbone,
+        _CLASSIFIER,
+        covers=_DETECTION,
+    )
+    yield PublishedNetwork(
+        f"ResNet-{depth}, ImageNet",
+        (mark, "conv1.weight", "fc.weight"),
+        _RESNET,
+        backbone,
+        _CLASSIFIER,
+        covers=r"^backbone\.(stem|layers)\.",
+        bgr=False,
+    )
+
+
 PUBLISHED = (
+    *(network for item in _RESNET_DEPTHS.items() for network in _on_resnet(*item)),
     PublishedNetwork(
         "GGNet, hourglass-104, two gaze steps",
-        "refine_dcn2.0.weight",
+        ("refine_dcn2.0.weight",),
         _TWO_STEPS,
         {"backbone": "hourglass104", "gaze_steps": 2},
     ),
     PublishedNetwork(
         "GGNet, hourglass-104, one gaze step",
-        "refine_dcn.0.weight",
+        ("refine_dcn.0.weight",),
         _ONE_STEP,
         {"backbone": "hourglass104", "gaze_steps": 1},
     ),
     PublishedNetwork(
         "PPDM, hourglass-104",
-        "hm_rel.0.0.conv.weight",
+        ("hm_rel.0.0.conv.weight",),
         _HOURGLASS,
         {"backbone": "hourglass104", **_PPDM},
     ),
     PublishedNetwork(
         "CenterNet detection, hourglass-104",
-        "kps.0.up1.0.conv1.weight",
+        ("kps.0.up1.0.conv1.weight",),
         _HOURGLASS,
         {"backbone": "hourglass104"},
         covers=_DETECTION,
     ),
     PublishedNetwork(
-        "PPDM, DLA-34", "hm_rel.0.weight", _DLA, {"backbone": "dla34", **_PPDM}, _UNUSED
+        "PPDM, DLA-34", ("hm_rel.0.weight",), _DLA, {"backbone": "dla34", **_PPDM}, _UNUSED
     ),
     PublishedNetwork(
         "CenterNet detection, DLA-34",
-        "dla_up.ida_0.proj_1.conv.weight",
+        ("dla_up.ida_0.proj_1.conv.weight",),
         _DLA,
         {"backbone": "dla34"},
         _UNUSED,
@@ -177,7 +232,7 @@ PUBLISHED = (
     ),
     PublishedNetwork(
         "DLA-34, ImageNet",
-        "base_layer.0.weight",
+        ("base_layer.0.weight",),
         _IMAGENET,
         {"backbone": "dla34"},
         _UNUSED,
@@ -247,12 +302,9 @@ def rename(keys: Iterable[str], source: PublishedNetwork) -> tuple[dict[str, str
 
 
 def _recognize(published: Mapping[str, Tensor], origin: str) -> PublishedNetwork:
-    source = next((source for source in PUBLISHED if source.mark in published), None)
-    if "deconv_layers.0.weight" in published:
-        raise UserError(
-            f"{origin} holds a network on ResNet with deconvolutions (CenterNet, PPDM); this "
-            "package has no such backbone. Use the weights on DLA-34 or the hourglass"
-        )
+    source = next(
+        (source for source in PUBLISHED if all(mark in published for mark in source.marks)), None
+    )
     if source is None:
         known = "\n".join(f"  {source.title}" for source in PUBLISHED)
         first = ", ".join(list(published)[:3])

@@ -36,6 +36,10 @@ COMPLETE = [
     ("GGNet, hourglass-104, two gaze steps", published.hourglass(heads(25, True), 2), 25),
     ("PPDM, hourglass-104", published.hourglass(heads(117, False)), 117),
     ("PPDM, DLA-34", published.dla(heads(117, False)), 117),
+    *(
+        (f"PPDM, ResNet-{depth}", published.resnet_dcn(depth, heads(117, False)), 117)
+        for depth in published.RESNETS
+    ),
 ]
 
 
@@ -64,6 +68,15 @@ def test_a_whole_network(title, shapes, verbs):
             r"backbone|heads\.\d\.(heatmap|size|center_frac)",
         ),
         ("DLA-34, ImageNet", published.dla_base(), r"backbone\.(stem|levels)"),
+        (
+            "CenterNet detection, ResNet-18",
+            published.resnet_dcn(18, DETECTION),
+            r"backbone|heads\.\d\.(heatmap|size|center_frac)",
+        ),
+        *(
+            (f"ResNet-{depth}, ImageNet", published.resnet(depth), r"backbone\.(stem|layers)")
+            for depth in published.RESNETS
+        ),
     ],
 )
 def test_initial_weights(title, shapes, covered):
@@ -89,7 +102,7 @@ def test_hourglass_outputs_are_the_original_ones(gaze):
     channels, blocks, verbs = (16, 16, 24, 32), (2, 1, 2, 3), 5
     shapes = published.hourglass(heads(verbs, gaze > 0) | {"hm": 4}, gaze, channels, blocks)
     weights = published.fill(shapes)
-    source = next(source for source in PUBLISHED if source.mark in weights)
+    source = next(source for source in PUBLISHED if source.marks[0] in weights)
     origins, _ = rename(weights, source)
     model = GGNet(
         HourglassNet(channels, blocks, stacks=2),
@@ -127,10 +140,28 @@ def test_dla_outputs_are_the_original_ones_on_the_mirrored_colors():
         torch.testing.assert_close(ours[our_name], theirs[name])
 
 
-def test_imagenet_weights_keep_their_colors():
-    weights = published.fill(published.dla_base(), dtype=torch.float32)
+@pytest.mark.parametrize("depth", [18, 50])
+def test_resnet_outputs_are_the_original_ones_on_the_mirrored_colors(depth):
+    weights = published.fill(published.resnet_dcn(depth, heads(117, False)))
+    found = import_weights(weights, "file.pth")
+    model = build_model(found.model, 80, 117).double().eval()
+    model.load_state_dict(found.state)
+    bgr = torch.randn(1, 3, 64, 32, generator=torch.Generator().manual_seed(1)).double()
+    theirs = published.Net(weights).resnet_dcn(bgr)
+    with torch.no_grad():
+        ours = model(bgr.flip(1))
+    assert theirs["hm"].std() > 1e-3
+    for name, our_name in (OURS | {"hm_rel": "interaction"}).items():
+        torch.testing.assert_close(ours[our_name], theirs[name])
+
+
+@pytest.mark.parametrize(
+    ("shapes", "first"), [(published.dla_base(), "base_layer.0"), (published.resnet(18), "conv1")]
+)
+def test_imagenet_weights_keep_their_colors(shapes, first):
+    weights = published.fill(shapes, dtype=torch.float32)
     state = import_weights(weights, "file.pth").state
-    assert torch.equal(state["backbone.stem.0.0.weight"], weights["base_layer.0.weight"])
+    assert torch.equal(state["backbone.stem.0.0.weight"], weights[f"{first}.weight"])
 
 
 def test_without_counters_of_batches():
@@ -159,8 +190,6 @@ def test_a_key_too_few_too_many_or_of_another_shape(change, message):
 
 
 def test_networks_that_are_not_known():
-    with pytest.raises(UserError, match="on ResNet with deconvolutions"):
-        import_weights({"deconv_layers.0.weight": torch.ones(1)}, "resnet.pth")
     with pytest.raises(UserError, match="keys such as a, b; expected one of"):
         import_weights({"a": torch.ones(1), "b": torch.ones(1)}, "other.pth")
     three_levels = published.dla(heads(117, False)) | {"hm_rel.0.weight": (256, 192, 3, 3)}

@@ -228,6 +228,32 @@ def test_hourglass_stacks_feed_each_other():
     assert idle(backbone) == []
 
 
+# Published by torchvision, its classifier of 1000 classes included.
+@pytest.mark.parametrize(
+    ("depth", "published"),
+    [(18, 11689512), (34, 21797672), (50, 25557032), (101, 44549160), (152, 60192808)],
+)
+def test_resdcn_has_the_published_size(depth, published):
+    with torch.device("meta"):
+        backbone = BACKBONES[f"resdcn{depth}"]()
+    deep = 512 if depth < 50 else 2048
+    resnet = sum(p.numel() for part in (backbone.stem, backbone.layers) for p in part.parameters())
+    assert resnet + 1000 * deep + 1000 == published
+    assert sum(p.numel() for p in backbone.parameters()) - resnet == sum(
+        9 * into * out + out + 27 * (9 * into + 1) + 16 * out * out + 4 * out
+        for into, out in ((deep, 256), (256, 128), (128, 64))
+    )
+
+
+def test_resdcn_learns_everywhere():
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(backbone="resdcn18", gaze_steps=1), OBJECTS, VERBS)
+    (outputs,) = model.train()(torch.randn(2, 3, 64, 64))
+    assert outputs["interaction"][-1].shape == (2, VERBS, 16, 16)
+    sum(out.square().sum() for out in outputs["interaction"]).backward()
+    assert idle(model.backbone) == []
+
+
 def test_dla34():
     torch.manual_seed(0)
     model = build_model(ModelConfig(backbone="dla34", gaze_steps=1), OBJECTS, VERBS)
