@@ -5,7 +5,7 @@
 #include <new>
 #include <type_traits>
 
-#include "actpoint.h"
+#include "actpoint_cpu.h"
 
 #pragma GCC target("avx2,fma,f16c")
 #define GGNET_F16C
@@ -16,8 +16,8 @@
 
 namespace ggnet {
 using namespace avx2;
-constinit const DeformTable kDeformAvx2 = {{Deform<float>::kernels(), Deform<double>::kernels(),
-                                            Deform<avx2::bf16>::kernels(),
-                                            Deform<avx2::f16>::kernels()}};
+constinit const DeformTable kDeformAvx2 = {{deform_kernels<float>(), deform_kernels<double>(),
+                                            deform_kernels<avx2::bf16>(),
+                                            deform_kernels<avx2::f16>()}};
 }  // namespace ggnet
 #endif

@@ -5,7 +5,7 @@
 #include <new>
 #include <type_traits>
 
-#include "actpoint.h"
+#include "actpoint_cpu.h"
 
 #ifdef GGNET_EMULATE_AVX512
 #pragma GCC target("avx2,fma,f16c")
@@ -24,6 +24,6 @@
 namespace ggnet {
 // Only bfloat16 gains from the instructions; the rest are AVX-512's kernels.
 constinit const DeformTable kDeformAvx512Bf16 = {
-    {{}, {}, avx512_bf16::Deform<avx512_bf16::bf16, true>::kernels(), {}}};
+    {{}, {}, avx512_bf16::deform_kernels<avx512_bf16::bf16, true>(), {}}};
 }  // namespace ggnet
 #endif

@@ -5,7 +5,7 @@
 #include <new>
 #include <type_traits>
 
-#include "actpoint.h"
+#include "actpoint_cpu.h"
 
 #ifdef GGNET_EMULATE_AVX512
 #pragma GCC target("avx2,fma,f16c")
@@ -21,8 +21,8 @@
 
 namespace ggnet {
 using namespace avx512;
-constinit const DeformTable kDeformAvx512 = {{Deform<float>::kernels(), Deform<double>::kernels(),
-                                              Deform<avx512::bf16>::kernels(),
-                                              Deform<avx512::f16>::kernels()}};
+constinit const DeformTable kDeformAvx512 = {{deform_kernels<float>(), deform_kernels<double>(),
+                                              deform_kernels<avx512::bf16>(),
+                                              deform_kernels<avx512::f16>()}};
 }  // namespace ggnet
 #endif

@@ -2,7 +2,7 @@
 
 namespace ggnet::deform {
 
-#define GGNET_DEFINE(T, kMath) template void backward<T, kMath>(const DeformBackwardParams&, void*);
+#define GGNET_DEFINE(T, kMath) template void backward<T, kMath>(const DeformDataGradParams&, void*);
 GGNET_EACH_MATH(GGNET_DEFINE)
 
 }  // namespace ggnet::deform

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "actpoint/actpoint_backward_kernels.cuh"
+#include "actpoint/actpoint_forward_kernels.cuh"
+#include "actpoint/actpoint_weight_grad_kernels.cuh"
 
 #define GGNET_EACH_MATH(X) \
   X(float, Math::kFloat)   \
@@ -14,7 +16,7 @@ namespace ggnet::deform {
 
 #define GGNET_DECLARE(T, kMath)                                                \
   extern template void forward<T, kMath>(const DeformForwardParams&, void*);   \
-  extern template void backward<T, kMath>(const DeformBackwardParams&, void*); \
+  extern template void backward<T, kMath>(const DeformDataGradParams&, void*); \
   extern template void weight_grad<T, kMath>(const DeformWeightGradParams&, void*);
 GGNET_EACH_MATH(GGNET_DECLARE)
 #undef GGNET_DECLARE

@@ -1,6 +1,6 @@
 // What the Hopper kernels of the deformable aggregation share: tiles of pixels, the order of packed
-// weights, and the gather of a lane's samples. 16-bit storage types only; see
-// actpoint_kernels.cuh for placements and interpolation.
+// weights, and the gather of a lane's samples. 16-bit storage types only; see actpoint.cuh for
+// placements and interpolation.
 //
 // A tile is 128 output pixels, 8 x 16 of one image, so that neighbors share the features that they
 // read in L1; a warpgroup multiplies 64 of them. A product's columns may come in any order as long
@@ -9,7 +9,7 @@
 // whole chunks of 16 bytes.
 #pragma once
 
-#include "actpoint/actpoint_backward_kernels.cuh"
+#include "actpoint/actpoint.cuh"
 #include "common/hopper.h"
 
 namespace ggnet::deform::hopper {

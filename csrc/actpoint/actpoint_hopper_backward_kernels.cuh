@@ -95,7 +95,7 @@ __device__ __forceinline__ void load4(float (&v)[4], const float* shared) {
 // dots: [blocks, K, 3, kTile], the points' gradients summed over the slices so far.
 template <class T, int kOutputs>
 __global__ void __launch_bounds__(kBackwardThreads, 1)
-    backward_kernel(DeformBackwardParams p, float* dots) {
+    backward_kernel(DeformDataGradParams p, float* dots) {
 #if defined(GGNET_HOPPER) || !defined(__CUDACC__)
   GGNET_DYNAMIC_SHARED(shared);
   constexpr int kStageOutputs = stage_outputs<kOutputs>();
@@ -118,13 +118,12 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
   uint64_t* columns_full = placed + 3;
   uint64_t* columns_empty = placed + 4;
 
-  const DeformForwardParams& f = p.forward;
-  const DeformShape& s = f.shape;
+  const DeformShape& s = p.shape;
   const int points = s.kernel_h * s.kernel_w;
   const int slices = (s.channels + kPanel - 1) / kPanel, steps = slices * points;
   const int lane = threadIdx.x & 31;
   const Tile tile = tile_of(s, blockIdx.x);
-  const bool want_features = p.grad_features || p.fixed_point;
+  const bool want_features = p.feature_sums || p.fixed_point;
   const bool want_points = p.grad_offset || p.grad_mask;
   auto cell_of = [&](int row) {
     const int2 at = place_of_row(row);
@@ -158,7 +157,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
                            s.pad_h + (s.kernel_h - 1) * s.dilation_h / 2 - kMargin;
     const int window_left = tile.left * s.stride_w + (kTileWidth - 1) * (s.stride_w - 1) / 2 -
                             s.pad_w + (s.kernel_w - 1) * s.dilation_w / 2 - kMargin;
-    const FeatureSums sums{p.grad_features, p.fixed_point, p.fixed_point ? 1.0f / *p.unit : 1.0f};
+    const FeatureSums sums{p.feature_sums, p.fixed_point, p.fixed_point ? 1.0f / *p.unit : 1.0f};
     const Cell cell = cell_of(row);
     const bool inside = in_map(s, cell);
     const int corner = lane >> 3, channel = warp * kWarpChannels + (lane & 7) * 2;
@@ -237,11 +236,11 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
     auto publish = [&](int number, const RawPoint<T>& raw, int k) {
       at = Placement{};
       iy = ix = 0;
-      if (inside) at = place<T>(f, cell, k, raw, iy, ix);
+      if (inside) at = place<T>(p, cell, k, raw, iy, ix);
       placements[(number & 1) * kTile + row] = at;
       arrive(placed + (number & 1));
     };
-    auto read = [&](int k) { return inside ? read_point<T>(f, cell, k) : RawPoint<T>{}; };
+    auto read = [&](int k) { return inside ? read_point<T>(p, cell, k) : RawPoint<T>{}; };
     publish(0, read(0), 0);
     RawPoint<T> raw = read(points > 1 ? 1 : 0);  // of the next step
     for (int number = 0, k = 0, slice = 0; number < steps; ++number) {
@@ -293,7 +292,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
   } else {
     take_registers<kProductRegisters>();
     const int warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
-    const unsigned char* source = static_cast<const unsigned char*>(f.weight);
+    const unsigned char* source = static_cast<const unsigned char*>(p.weight);
     Ring filled(kRingStages);
     int to_fetch = steps * kParts;
     auto fetch = [&] {
@@ -327,7 +326,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
       }
     }
 
-    const T* features = static_cast<const T*>(f.features);
+    const T* features = static_cast<const T*>(p.features);
     const int h_of_lane = t & 1, row_of_lane = warp * 16 + h_of_lane * 8 + g;
     // Eight lanes, two pixels, load at once: other halves of a row of 128 bytes, so that their
     // banks differ.
@@ -439,7 +438,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
             }
             if (p.grad_mask) {
               const Strides& st = p.grad_mask_strides;
-              const float value = f.sigmoid ? grads[2] * scale * (1.0f - scale) : grads[2];
+              const float value = p.sigmoid ? grads[2] * scale * (1.0f - scale) : grads[2];
               static_cast<T*>(p.grad_mask)[cell.batch * st.batch + k * st.channel +
                                            cell.y * st.row + cell.x * st.column] =
                   from_float<T>(value);
@@ -463,16 +462,16 @@ inline long long dots_size(const DeformShape& s) {
                                     s.kernel_w * 3 * kTile;
 }
 
-inline bool can_backward(const DeformBackwardParams& p) {
-  const DeformShape& s = p.forward.shape;
-  return can(s, p.forward.features) && aligned16(p.grad_out) && s.outputs <= 256 &&
+inline bool can_backward(const DeformDataGradParams& p) {
+  const DeformShape& s = p.shape;
+  return can(s, p.features) && aligned16(p.grad_out) && s.outputs <= 256 &&
          backward_bytes<256>() <= shared_memory_limit();
 }
 
 // The weight is packed by pack<T, true>.
 template <class T>
-void backward(const DeformBackwardParams& p, float* dots, void* stream) {
-  const DeformShape& s = p.forward.shape;
+void backward(const DeformDataGradParams& p, float* dots, void* stream) {
+  const DeformShape& s = p.shape;
   if (s.batch == 0) return;
   with_tile(outputs_of_block(s), [&](auto n) {
     GGNET_LAUNCH((backward_kernel<T, n()>), dim3(s.batch * tiles_of_image(s)),

@@ -4,7 +4,7 @@ namespace ggnet::deform::hopper {
 
 #define GGNET_DEFINE(T)                                                  \
   template void forward<T>(const DeformForwardParams&, void*);           \
-  template void backward<T>(const DeformBackwardParams&, float*, void*); \
+  template void backward<T>(const DeformDataGradParams&, float*, void*); \
   template void weight_grad<T>(const DeformWeightGradParams&, void*);
 GGNET_EACH_HALF(GGNET_DEFINE)
 

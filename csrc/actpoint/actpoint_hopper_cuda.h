@@ -11,7 +11,7 @@ namespace ggnet::deform::hopper {
 
 #define GGNET_DECLARE(T)                                                        \
   extern template void forward<T>(const DeformForwardParams&, void*);           \
-  extern template void backward<T>(const DeformBackwardParams&, float*, void*); \
+  extern template void backward<T>(const DeformDataGradParams&, float*, void*); \
   extern template void weight_grad<T>(const DeformWeightGradParams&, void*);
 GGNET_EACH_HALF(GGNET_DECLARE)
 #undef GGNET_DECLARE

@@ -40,8 +40,7 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformW
   uint64_t* full = reinterpret_cast<uint64_t*>(rows + kBlock);
   uint64_t* empty = full + kGradStages;
 
-  const DeformForwardParams& f = p.forward;
-  const DeformShape& s = f.shape;
+  const DeformShape& s = p.shape;
   const int points = s.kernel_h * s.kernel_w, k = blockIdx.x % points;
   const int first_channel = blockIdx.x / points * kGradChannels;
   const int first_output = blockIdx.y * kOutputs;
@@ -69,10 +68,10 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformW
     };
     auto read = [&](int step) {
       const int pixel = pixel_of(step);
-      return pixel < pixels ? read_point<T>(f, cell_in_bands(s, pixel), k) : RawPoint<T>{};
+      return pixel < pixels ? read_point<T>(p, cell_in_bands(s, pixel), k) : RawPoint<T>{};
     };
     RawPoint<T> raw = read(0);
-    const T* features = static_cast<const T*>(f.features);
+    const T* features = static_cast<const T*>(p.features);
     const T* grad_out = static_cast<const T*>(p.grad_out);
     for (int step = 0; step < steps; ++step) {
       const int placed = step % kPlacedSteps * kWarpPixels;
@@ -83,7 +82,7 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformW
         int row = -1, iy, ix;
         if (pixel < pixels) {
           const Cell cell = cell_in_bands(s, pixel);
-          at = place<T>(f, cell, k, raw, iy, ix);
+          at = place<T>(p, cell, k, raw, iy, ix);
           row = static_cast<int>(row_of(s, cell));
         }
         my_placements[lane] = at;
@@ -154,7 +153,7 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformW
     wgmma_wait<0>();
 
     float* partial =
-        p.partial + (static_cast<long long>(blockIdx.z) * points + k) * s.outputs * s.channels;
+        p.weight_sums + (static_cast<long long>(blockIdx.z) * points + k) * s.outputs * s.channels;
     const int warp = threadIdx.x / 32 % 4;
 #pragma unroll
     for (int m = 0; m < kBlocksM; ++m)
@@ -177,8 +176,8 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformW
 }
 
 inline bool can_weight_grad(const DeformWeightGradParams& p) {
-  const DeformShape& s = p.forward.shape;
-  return can(s, p.forward.features) && aligned16(p.grad_out) && s.channels >= kGradChannels &&
+  const DeformShape& s = p.shape;
+  return can(s, p.features) && aligned16(p.grad_out) && s.channels >= kGradChannels &&
          s.outputs >= 128 && weight_grad_bytes<256>() <= shared_memory_limit();
 }
 
@@ -193,7 +192,7 @@ inline int weight_grad_splits(const DeformShape& s) {
 
 template <class T>
 void weight_grad(const DeformWeightGradParams& p, void* stream) {
-  const DeformShape& s = p.forward.shape;
+  const DeformShape& s = p.shape;
   with_tile(outputs_of_block(s), [&](auto n) {
     if constexpr (n() >= 128)
       GGNET_LAUNCH(

@@ -2,7 +2,7 @@
 #include <new>
 #include <type_traits>
 
-#include "actpoint.h"
+#include "actpoint_cpu.h"
 
 #define GGNET_ISA portable
 #define GGNET_VECTOR_BYTES 16
@@ -11,7 +11,7 @@
 
 namespace ggnet {
 using namespace portable;
-constinit const DeformTable kDeformPortable = {{Deform<float>::kernels(), Deform<double>::kernels(),
-                                                Deform<portable::bf16>::kernels(),
-                                                Deform<portable::f16>::kernels()}};
+constinit const DeformTable kDeformPortable = {{deform_kernels<float>(), deform_kernels<double>(),
+                                                deform_kernels<portable::bf16>(),
+                                                deform_kernels<portable::f16>()}};
 }  // namespace ggnet

@@ -1,9 +1,14 @@
 // The deformable aggregation's device kernels in the emulator's module: NumPy arrays in and out.
 // Features and outputs are [B, H, W, C]; points, offsets and masks [B, channels, h, w]; weight
 // [O, C, K]. bfloat16 arrays are passed as uint16.
+#include "actpoint/actpoint_backward_kernels.cuh"
+#include "actpoint/actpoint_fixed_point_kernels.cuh"
+#include "actpoint/actpoint_forward_kernels.cuh"
 #include "actpoint/actpoint_hopper_backward_kernels.cuh"
 #include "actpoint/actpoint_hopper_forward_kernels.cuh"
 #include "actpoint/actpoint_hopper_weight_grad_kernels.cuh"
+#include "actpoint/actpoint_out_grad_kernels.cuh"
+#include "actpoint/actpoint_weight_grad_kernels.cuh"
 #include "simt/module.h"
 
 namespace py = pybind11;
@@ -133,13 +138,12 @@ void actpoint_backward(const std::string& math, const py::dict& shape, const py:
                        const py::object& grad_features, const py::object& grad_offset,
                        const py::object& grad_mask, bool sigmoid, bool deterministic, bool hopper) {
   const Problem p = problem(shape);
-  DeformBackwardParams b{};
-  b.forward = common(p, features, offset, base, mask, sigmoid);
+  DeformDataGradParams b{{common(p, features, offset, base, mask, sigmoid)}};
   b.grad_out = simt::data(grad_out, p.out, "grad_out");
   b.grad_offset = simt::data(grad_offset, p.points, "grad_offset");
   b.grad_mask = simt::data(grad_mask, p.mask, "grad_mask");
-  b.grad_offset_strides = b.forward.offset_strides;
-  b.grad_mask_strides = b.forward.mask_strides;
+  b.grad_offset_strides = b.offset_strides;
+  b.grad_mask_strides = b.mask_strides;
   void* target = simt::data(grad_features, p.features, "grad_features");
   dispatch(math, [&](auto tag, auto m) {
     using T = decltype(tag);
@@ -148,30 +152,30 @@ void actpoint_backward(const std::string& math, const py::dict& shape, const py:
     std::vector<long long> fixed(deterministic ? p.features : 0);
     float unit = 1.0f;
     if (deterministic) {
-      fixed_point_unit<T>(b.forward, static_cast<const T*>(b.grad_out), w, &unit, nullptr,
+      fixed_point_unit<T>(b, static_cast<const T*>(b.grad_out), w, &unit, nullptr,
                           std::vector<unsigned>(3).data());
       b.fixed_point = fixed.data();
       b.unit = &unit;
     } else {
-      b.grad_features = sums.data();
+      b.feature_sums = sums.data();
     }
     const bool done = on_hopper(hopper, math, [&](auto) {
       if constexpr (sizeof(T) == 2) {
         if (!hopper::can_backward(b)) return false;
-        Aligned<T> packed(hopper::packed_size(b.forward.shape));
-        hopper::pack<T, true>(b.forward.shape, w, packed.memory, nullptr);
-        b.forward.weight = packed.memory;
-        std::vector<float> dots(hopper::dots_size(b.forward.shape), NAN);
+        Aligned<T> packed(hopper::packed_size(b.shape));
+        hopper::pack<T, true>(b.shape, w, packed.memory, nullptr);
+        b.weight = packed.memory;
+        std::vector<float> dots(hopper::dots_size(b.shape), NAN);
         hopper::backward<T>(b, dots.data(), nullptr);
         return true;
       }
       return false;
     });
     if (!done) {
-      const int tile = backward_tile<T>(b.forward.shape);
-      Aligned<T> packed(packed_weight_size<T>(b.forward.shape, tile));
-      pack_weight<T, m()>(b.forward.shape, tile, w, packed.memory, nullptr);
-      b.forward.weight = packed.memory;
+      const int tile = backward_tile<T>(b.shape);
+      Aligned<T> packed(packed_weight_size<T>(b.shape, tile));
+      pack_weight<T, m()>(b.shape, tile, w, packed.memory, nullptr);
+      b.weight = packed.memory;
       backward<T, m()>(b, nullptr);
     }
     const simt::Counters counted = simt::counters;
@@ -187,17 +191,16 @@ void actpoint_weight_grad(const std::string& math, const py::dict& shape,
                           const py::object& grad_weight, const py::object& grad_bias, bool sigmoid,
                           bool hopper) {
   const Problem p = problem(shape);
-  DeformWeightGradParams w{};
-  w.forward = common(p, features, offset, base, mask, sigmoid);
+  DeformWeightGradParams w{common(p, features, offset, base, mask, sigmoid)};
   w.grad_out = simt::data(grad_out, p.out, "grad_out");
   void* target = simt::data(grad_weight, p.weight, "grad_weight");
   void* bias_target = simt::data(grad_bias, p.shape.outputs, "grad_bias");
   dispatch(math, [&](auto tag, auto m) {
     using T = decltype(tag);
-    w.splits = hopper ? hopper::weight_grad_splits(w.forward.shape)
-                      : weight_grad_splits(w.forward.shape, sizeof(T));
+    w.splits =
+        hopper ? hopper::weight_grad_splits(w.shape) : weight_grad_splits(w.shape, sizeof(T));
     std::vector<float> partial(p.weight * w.splits, NAN);
-    w.partial = partial.data();
+    w.weight_sums = partial.data();
     const bool done = on_hopper(hopper, math, [&](auto) {
       if constexpr (sizeof(T) == 2) {
         if (hopper::can_weight_grad(w)) return hopper::weight_grad<T>(w, nullptr), true;
@@ -207,8 +210,8 @@ void actpoint_weight_grad(const std::string& math, const py::dict& shape,
     if (!done) weight_grad<T, m()>(w, nullptr);
     const simt::Counters counted = simt::counters;
     reduce_weight<T>(w, static_cast<T*>(target), nullptr);
-    std::vector<float> sums(bias_partial_size(w.forward.shape), NAN);
-    bias_grad<T>(w.forward.shape, static_cast<const T*>(w.grad_out), sums.data(),
+    std::vector<float> sums(bias_partial_size(w.shape), NAN);
+    bias_grad<T>(w.shape, static_cast<const T*>(w.grad_out), sums.data(),
                  static_cast<T*>(bias_target), nullptr);
     simt::counters = counted;
   });

@@ -47,15 +47,15 @@ inline constexpr int kLanes = GGNET_VECTOR_BYTES / sizeof(A);
 
 // The type in which a storage type is computed.
 template <typename T>
-struct AccOf {
+struct MathTypeOf {
   using type = float;
 };
 template <>
-struct AccOf<double> {
+struct MathTypeOf<double> {
   using type = double;
 };
 template <typename T>
-using Acc = typename AccOf<T>::type;
+using MathType = typename MathTypeOf<T>::type;
 
 template <typename V, typename T>
 GGNET_INLINE V load_raw(const T* p) {
@@ -180,13 +180,13 @@ GGNET_INLINE void store(f16* p, Vec<float, N> v) {
 
 // The first n < N elements; the other lanes are zero, and nothing beyond them is touched.
 template <int N, typename T>
-GGNET_INLINE Vec<Acc<T>, N> load_part(const T* p, int n) {
+GGNET_INLINE Vec<MathType<T>, N> load_part(const T* p, int n) {
   T buffer[N] = {};
   for (int i = 0; i < n; ++i) buffer[i] = p[i];
   return load<N>(buffer);
 }
 template <int N, typename T>
-GGNET_INLINE void store_part(T* p, Vec<Acc<T>, N> v, int n) {
+GGNET_INLINE void store_part(T* p, Vec<MathType<T>, N> v, int n) {
   T buffer[N];
   store<N>(buffer, v);
   for (int i = 0; i < n; ++i) p[i] = buffer[i];

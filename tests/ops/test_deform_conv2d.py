@@ -179,3 +179,14 @@ def test_errors_name_the_argument(change, error, message):
     arguments = dict(zip(names, (t.float() for t in tensors), strict=True)) | steps
     with pytest.raises(error, match=message):
         ops.deform_conv2d(**(arguments | change))
+
+
+@pytest.mark.parametrize("position", range(6))  # stride, padding, dilation
+def test_steps_that_32_bits_cannot_hold_are_refused(position):
+    steps = [1, 1, 0, 0, 1, 1]
+    steps[position] = 2**31
+    input, weight = torch.zeros(0, 1, 4, 4), torch.zeros(1, 1, 1, 1)
+    with pytest.raises(RuntimeError, match="expected less than 2\\*\\*31"):
+        torch.ops.ggnet.deform_conv2d(
+            input, torch.zeros(0, 2, 4, 4), weight, None, *steps, None, tf32=False
+        )

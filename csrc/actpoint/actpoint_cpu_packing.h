@@ -1,0 +1,132 @@
+// How the CPU kernels of the deformable convolution cut the columns of a pixel into blocks, and the
+// weights in the order that a block's product reads them.
+#pragma once
+
+#include "actpoint_cpu_gemm.h"
+
+namespace ggnet::GGNET_ISA {
+
+// Channels gathered at a time, at most: a tile's samples of them fit L2 beside its columns.
+inline constexpr int64_t kChannels = 128;
+
+// How the K x C columns of a pixel are cut into blocks of `points` points x `channels` channels.
+struct Blocks {
+  int64_t all_points, all_channels, points, channels, point_groups, channel_groups;
+
+  Blocks(const DeformCpuParams& p, int64_t target)
+      : all_points(p.points()), all_channels(p.shape.channels) {
+    channel_groups = ceil_div(p.shape.channels, kChannels);
+    channels = round_up(ceil_div(p.shape.channels, channel_groups), 16);
+    channels = channels < p.shape.channels ? channels : p.shape.channels;
+    channel_groups = ceil_div(p.shape.channels, channels);
+    points = target / channels;
+    points = points < 1 ? 1 : (points < all_points ? points : all_points);
+    point_groups = ceil_div(all_points, points);
+    points = ceil_div(all_points, point_groups);
+    point_groups = ceil_div(all_points, points);
+  }
+  int64_t count() const { return point_groups * channel_groups; }
+  int64_t width() const { return points * channels; }  // the widest block's columns
+
+  struct Block {
+    int64_t point, points, channel, channels;
+    int64_t width() const { return points * channels; }
+  };
+  Block at(int64_t i) const {
+    const int64_t point = i % point_groups * points, channel = i / point_groups * channels;
+    const int64_t p = all_points - point, c = all_channels - channel;
+    return {point, p < points ? p : points, channel, c < channels ? c : channels};
+  }
+};
+
+// Columns in a block: a panel of packed weights (forward: 256 x 16 floats) stays in L1 while the
+// tile's pixels pass; the backward has two tiles of columns in L2 beside the output gradient.
+inline constexpr int64_t kForwardBlock = 256, kBackwardBlock = 128;
+
+template <typename T, bool kPairs = false>  // kPairs: the forward's product takes bfloat16 pairs
+struct Packing {
+  using A = MathType<T>;
+  using Column = std::conditional_t<kPairs, bf16, A>;
+  static constexpr int kPanel = Gemm<A>::kPanel;
+
+  static int64_t panels(const DeformCpuParams& p) { return ceil_div(p.shape.outputs, kPanel); }
+  static int64_t padded(const DeformCpuParams& p) { return panels(p) * kPanel; }
+
+  static int64_t pack_items(const DeformCpuParams& p, bool backward) {
+    return Blocks(p, backward ? kBackwardBlock : kForwardBlock).count();
+  }
+
+  static const T* weight_at(const DeformCpuParams& p, int64_t o, int64_t c, int64_t k) {
+    const Strides& s = p.weight_strides;
+    return static_cast<const T*>(p.weight) + o * s.batch + c * s.channel +
+           k / p.shape.kernel_w * s.row + k % p.shape.kernel_w * s.column;
+  }
+
+  // Forward: [block][panel of outputs][column][kPanel]; for pairs [column / 2][kPanel][2]. Padded
+  // with zeros.
+  static int64_t forward_block_size(const DeformCpuParams& p, const Blocks& blocks) {
+    return panels(p) * round_up(blocks.width(), 2) * kPanel;
+  }
+  static size_t forward_packed_bytes(const DeformCpuParams& p) {
+    const Blocks blocks(p, kForwardBlock);
+    return blocks.count() * forward_block_size(p, blocks) * sizeof(Column);
+  }
+  static GGNET_INLINE int64_t packed_index(int64_t d, int64_t n) {
+    return kPairs ? (d / 2 * kPanel + n) * 2 + d % 2 : d * kPanel + n;
+  }
+  static void pack_forward(const DeformCpuParams& p, int64_t begin, int64_t end) {
+    const Blocks blocks(p, kForwardBlock);
+    for (int64_t i = begin; i < end; ++i) {
+      const auto block = blocks.at(i);
+      const int64_t depth = kPairs ? round_up(block.width(), 2) : block.width();
+      Column* out = static_cast<Column*>(p.packed) + i * forward_block_size(p, blocks);
+      for (int64_t j = 0; j < panels(p); ++j, out += depth * kPanel)
+        for (int64_t n = 0; n < kPanel; ++n) {
+          const int64_t o = j * kPanel + n;
+          if (o < p.shape.outputs) {
+            Column* to = out;
+            int64_t d = 0;
+            for (int64_t k = block.point; k < block.point + block.points; ++k) {
+              const T* from = weight_at(p, o, block.channel, k);
+              for (int64_t c = 0; c < block.channels; ++c, ++d, from += p.weight_strides.channel)
+                store_one(to + packed_index(d, n), load_one(from));
+            }
+            if (d < depth) store_one(to + packed_index(d, n), 0);
+          } else {
+            for (int64_t d = 0; d < depth; ++d) store_one(out + packed_index(d, n), 0);
+          }
+        }
+    }
+  }
+  // Backward: [block][panel of columns][output][kPanel]. Padded with zeros.
+  static int64_t backward_block_size(const DeformCpuParams& p, const Blocks& blocks) {
+    return round_up(blocks.width(), kPanel) * p.shape.outputs;
+  }
+  static size_t backward_packed_bytes(const DeformCpuParams& p) {
+    const Blocks blocks(p, kBackwardBlock);
+    return blocks.count() * backward_block_size(p, blocks) * sizeof(A);
+  }
+  static void pack_backward(const DeformCpuParams& p, int64_t begin, int64_t end) {
+    const Blocks blocks(p, kBackwardBlock);
+    for (int64_t i = begin; i < end; ++i) {
+      const auto block = blocks.at(i);
+      A* out = static_cast<A*>(p.packed) + i * backward_block_size(p, blocks);
+      const int64_t width = round_up(block.width(), kPanel);
+      for (int64_t o = 0; o < p.shape.outputs; ++o) {
+        int64_t d = 0;
+        const auto put = [&](A value) {
+          out[(d / kPanel * p.shape.outputs + o) * kPanel + d % kPanel] = value;
+          ++d;
+        };
+        for (int64_t k = block.point; k < block.point + block.points; ++k) {
+          const T* from = weight_at(p, o, block.channel, k);
+          for (int64_t c = 0; c < block.channels; ++c, from += p.weight_strides.channel)
+            put(load_one(from));
+        }
+        while (d < width) put(0);
+      }
+    }
+  }
+};
+
+}  // namespace ggnet::GGNET_ISA
