@@ -15,10 +15,11 @@ from ggnet.data.scenes import generate
 from ggnet.engine.checkpoint import LAST, check_same_config, open_checkpoint
 from ggnet.engine.evaluation import evaluate_checkpoint
 from ggnet.engine.inference import Predictor
-from ggnet.engine.plots import plot_training
+from ggnet.engine.plots import plot_report, plot_training
 from ggnet.engine.trainer import train
 from ggnet.errors import UserError
 from ggnet.eval.report import Report
+from ggnet.viz.defaults import THRESHOLD
 from ggnet.viz.draw import draw_comparison, draw_grid
 from ggnet.viz.style import save_picture
 
@@ -47,7 +48,8 @@ def demo(
     _generate(settings, console)
     report = _train(settings.of_training(), run, console)
     examples = draw_examples(run, root)
-    plot_training(run, root, report)
+    plot_training(run)
+    plot_report(report, run)
     console.print(report.result.table())
     minutes = (time.monotonic() - started) / 60
     console.print(
@@ -56,6 +58,7 @@ def demo(
         f"  {'pictures/':<20} the same for {PICTURES} images, one by one\n"
         f"  {'curves.png':<20} losses and AP over the epochs\n"
         f"  {'ap_per_hoi.png':<20} AP of each HOI against its number of training instances\n"
+        f"  {'f1.png':<20} which score a triplet should have; the pictures use the best\n"
         f"  {'metrics.json':<20} every figure; results.csv: every epoch",
         highlight=False,
         soft_wrap=True,
@@ -74,17 +77,22 @@ def draw_examples(run: Path, root: str) -> Path:
     dataset = load_dataset(root)
     records = dataset.load("test")
     chosen = np.linspace(0, len(records) - 1, min(PICTURES, len(records))).astype(int)
-    predictor = Predictor.from_checkpoint(run / LAST, torch.device("cpu"))
+    checkpoint = open_checkpoint(run / LAST)
+    predictor = Predictor.of(checkpoint, torch.device("cpu"))
+    threshold = THRESHOLD if checkpoint.threshold is None else checkpoint.threshold
     scenes = []
     for record in (records[index] for index in chosen):
         image = read_image(record.path)
         [(prediction, gaze)] = predictor.look(*predictor.prepare([image], [record.file_name]))
         scenes.append((image, record, prediction, gaze))
-        picture = draw_comparison(image, record, prediction, gaze, dataset.vocabulary)
+        picture = draw_comparison(
+            image, record, prediction, gaze, dataset.vocabulary, threshold=threshold
+        )
         save_picture(run / "pictures" / f"{record.path.stem}.png", picture)
     page = run / "examples.png"
     several = [scene for scene in scenes if len(scene[1].pairs) > 1] or scenes
-    save_picture(page, draw_grid(several[:ON_PAGE], dataset.vocabulary))
+    drawn = draw_grid(several[:ON_PAGE], dataset.vocabulary, threshold=threshold)
+    save_picture(page, drawn)
     return page
 
 

@@ -144,6 +144,7 @@ def test_train_leaves_a_complete_folder(run):
         PREDICTIONS,
         "ap_per_class.csv",
         "ap_per_hoi.png",
+        "precision_recall.png",
     }
 
 
@@ -157,10 +158,18 @@ def test_config_of_a_run_makes_the_same_run(ggnet, run):
 def test_eval_repeats_the_metrics_of_training(ggnet, run, tmp_path):
     status, output, _ = ggnet("eval", run, "--out", tmp_path)
     assert status == 0
-    assert "AP of each HOI" in output
-    assert "HICO mAP" in output
+    assert "AP of each HOI" not in output
+    assert output.index("best-scored detections by cause") < output.index("HICO mAP")
     assert (tmp_path / METRICS).read_text() == (run / METRICS).read_text()
     assert (tmp_path / PREDICTIONS).read_text() == (run / PREDICTIONS).read_text()
+
+
+def test_eval_shows_every_class_on_request_and_json_alone(ggnet, run, tmp_path):
+    _, output, _ = ggnet("eval", run, "--out", tmp_path, "--classes")
+    assert output.index("AP of each HOI") < output.index("HICO mAP")
+    status, output, _ = ggnet("eval", run, "--out", tmp_path, "--json")
+    assert status == 0
+    assert json.loads(output) == json.loads((run / METRICS).read_text())
 
 
 def test_eval_of_a_prediction_file(ggnet, run, quick, tmp_path):

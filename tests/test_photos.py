@@ -88,7 +88,7 @@ def test_training_on_four_photos_finds_everything_in_them(tmp_path):
     assert result.mean_ap("known-object") == 100
 
     for record, (prediction, gaze) in zip(records, found, strict=True):
-        assert match_truth(prediction, record).sum() == len(record.pairs)
+        assert (match_truth(prediction, record) >= 0).sum() == len(record.pairs)
         image = read_image(record.path)
         page = draw_comparison(image, record, prediction, gaze, vocabulary, top=len(record.pairs))
         save_picture(tmp_path / f"{record.image_id}.png", page)

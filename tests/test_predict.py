@@ -65,7 +65,7 @@ def said(console):
 
 def test_folder_gives_json_and_pictures_of_the_images_size(photos, network, console, tmp_path):
     out = tmp_path / "out"
-    assert predict([photos], network, out, threshold=0, console=console) == 0
+    assert predict([photos], network, out, threshold=0, top=5, console=console) == 0
     assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "predictions.json"]
     assert read_image(out / "a.png").shape == (400, 600, 3)
     assert read_image(out / "b.png").shape == (600, 400, 3)  # upright
@@ -78,7 +78,7 @@ def test_folder_gives_json_and_pictures_of_the_images_size(photos, network, cons
 
 def test_json_has_every_triplet_whatever_is_drawn(photos, network, console, tmp_path):
     for name, settings in (("all", {"threshold": 0.0}), ("none", {"threshold": 1.0})):
-        predict([photos], network, tmp_path / name, console=console, **settings)
+        predict([photos], network, tmp_path / name, top=5, console=console, **settings)
     texts = [(tmp_path / name / "predictions.json").read_text() for name in ("all", "none")]
     assert texts[0] == texts[1]
     pictures = [read_image(tmp_path / name / "a.png") for name in ("all", "none")]
@@ -226,7 +226,7 @@ def test_video_gives_a_video_and_a_line_a_frame(clip, photos, network, console, 
         assert line["triplets"][0]["score"] == pytest.approx(result[0].score, rel=1e-4)
     drawn = frames_of(out / "walk.mp4")
     assert len(drawn) == 8
-    picture = expected[0].plot(top=10)
+    picture = expected[0].plot(listed=False)
     assert drawn[0].image.shape[0] == picture.shape[0] // 2 * 2
     assert "2 pictures, 1 video and predictions.json" in said(console)
     assert len(read_predictions(out / "predictions.json", CUPS)) == 2

@@ -268,10 +268,10 @@ class _Sink:
         if result.index is not None:
             if self._film is None:
                 self._film = _Film(self.out, name)
-            self._film.add(result, self._picture(result))
+            self._film.add(result, result.plot(top=self.top, listed=False))
             return
         self.predictions.append(replace(result.prediction, image_id=name, detections=None))
-        save_picture(self.out / f"{name}.png", self._picture(result))
+        save_picture(self.out / f"{name}.png", result.plot(top=self.top))
         if self.actpoints:
             page = result.plot(top=self.top, actpoints=True)
             save_picture(self.out / GAZE / f"{name}.png", page)
@@ -292,9 +292,6 @@ class _Sink:
         console.print(
             f"{', '.join(parts)} and {PREDICTIONS} in [bold]{self.out}[/]", soft_wrap=True
         )
-
-    def _picture(self, result: Result) -> np.ndarray:
-        return result.plot(top=self.top)
 
     def _end_film(self) -> None:
         if self._film is not None:

@@ -186,11 +186,14 @@ class Result(Sequence[Triplet]):
             metadata={"triplets": triplets},
         )
 
-    def plot(self, *, top: int | None = None, actpoints: bool = False) -> np.ndarray:
+    def plot(
+        self, *, top: int | None = None, actpoints: bool = False, listed: bool = True
+    ) -> np.ndarray:
         """A picture of the triplets: (H, W, 3) uint8 RGB.
 
         Args:
             top: most triplets drawn; None: as many as a picture usually has.
+            listed: list many triplets below the picture; False: it keeps the image's proportions.
             actpoints: beside it where each gaze step looked for the best triplet.
 
         Raises:
@@ -202,7 +205,7 @@ class Result(Sequence[Triplet]):
         settings = {"threshold": self.threshold, "top": TOP if top is None else top}
         if not actpoints:
             return draw_predictions(
-                self.image, self.prediction, self.vocabulary, self.gaze, **settings
+                self.image, self.prediction, self.vocabulary, self.gaze, listed=listed, **settings
             )
         if not len(self.gaze.actpoints):
             raise ValueError("this network has no ActPoints to draw")

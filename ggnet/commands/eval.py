@@ -2,9 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ggnet.commands.common import OVERRIDE, add_overrides
 from ggnet.errors import UserError
+
+if TYPE_CHECKING:
+    from ggnet.eval.report import Report
 
 SUMMARY = "metrics of a checkpoint, or of a prediction file, on a split"
 
@@ -29,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--partial",
         action="store_true",
         help="score the images that are there, although some of the split are missing",
+    )
+    parser.add_argument("--classes", action="store_true", help="show the table of classes, too")
+    parser.add_argument(
+        "--json", action="store_true", help="print what metrics.json holds, and nothing else"
     )
     parser.add_argument(
         "--out", help="folder of the results (default: the run's; with --predictions: none)"
@@ -59,9 +67,9 @@ def _of_checkpoint(args: argparse.Namespace, out: Path | None) -> None:
 
     from ggnet.engine.checkpoint import open_checkpoint
     from ggnet.engine.evaluation import evaluate_checkpoint
-    from ggnet.engine.plots import plot_classes
+    from ggnet.engine.plots import plot_report
 
-    console = Console()
+    console = Console(stderr=args.json)
     checkpoint = open_checkpoint(args.checkpoint)
     out = out or checkpoint.path.parent
     report = evaluate_checkpoint(
@@ -69,26 +77,46 @@ def _of_checkpoint(args: argparse.Namespace, out: Path | None) -> None:
     )
     if report is None:  # one of several processes: the first one speaks
         return
-    plot_classes(report, out)
-    for table in (report.result.class_table(), *report.tables()):
-        console.print(table)
-    console.print(f"Results in {out}", soft_wrap=True, highlight=False)
+    plot_report(report, out)
+    _show(report, args, out)
 
 
 def _of_file(args: argparse.Namespace, out: Path | None) -> None:
-    from rich.console import Console
-
     from ggnet.config import load_config
     from ggnet.data.unseen import open_dataset
-    from ggnet.engine.plots import plot_classes
+    from ggnet.engine.plots import plot_report
     from ggnet.eval.score import score_file
 
     config = load_config(None, args.overrides)
     dataset = open_dataset(config.data)
     report = score_file(args.predictions, dataset, args.split, config.eval)
-    console = Console()
-    for table in report.tables():
-        console.print(table)
     if out:
         report.write(out)
-        plot_classes(report, out)
+        plot_report(report, out)
+    _show(report, args, out)
+
+
+def _show(report: "Report", args: argparse.Namespace, out: Path | None) -> None:
+    import json
+
+    from rich.console import Console
+
+    from ggnet.eval.report import CLASSES
+
+    if args.json:
+        print(json.dumps(report.to_dict(), indent=1))
+        return
+    console = Console()
+    if args.classes:
+        console.print(report.result.class_table())
+    for table in report.tables():
+        console.print(table)
+    if report.f1 is not None and (best := report.f1.best()) is not None:
+        console.print(
+            f"F1 is best at a score of {best['threshold']:.3g}: {best['f1']:.2f}, precision "
+            f"{best['precision']:.2f}, recall {best['recall']:.2f}",
+            highlight=False,
+        )
+    if out:
+        text = f"Results in {out}; every class in {CLASSES}"
+        console.print(text + ("" if args.classes else " and with --classes"), soft_wrap=True)

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int | None:
 
     from rich.console import Console
 
-    from ggnet.engine.plots import plot_training
+    from ggnet.engine.plots import plot_report, plot_training
     from ggnet.engine.runs import free_folder, resume_run
     from ggnet.engine.signals import INTERRUPTED, Interrupted
     from ggnet.engine.trainer import train
@@ -51,8 +51,9 @@ def run(args: argparse.Namespace) -> int | None:
             print(f"Stopped and saved. Go on with: ggnet train --resume {folder}")
         return INTERRUPTED
     if is_main():
-        plot_training(folder, config.data.root, report)
+        plot_training(folder)
         if report is not None:
+            plot_report(report, folder)
             console.print(report.result.table())
         console.print(f"Results in {folder}", soft_wrap=True, highlight=False)
     return None

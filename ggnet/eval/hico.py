@@ -39,6 +39,7 @@ from ggnet.data.unseen import Unseen
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 from ggnet.eval.boxes import best_candidate, candidates, iou
+from ggnet.eval.curve import Curve
 from ggnet.eval.predictions import ImagePrediction
 from ggnet.io import atomic_write
 
@@ -103,11 +104,13 @@ class HicoResult:
         means["mAP_known_object"] = self.mean_ap("known-object")
         return {name: value for name, value in means.items() if not np.isnan(value)}
 
-    def named_curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """HOI -> precision and recall (Default) of the most frequent HOIs with annotated pairs."""
+    def named_curves(self) -> dict[str, Curve]:
+        """HOI -> curve (Default) of the most frequent HOIs with annotated pairs."""
         frequent = np.argsort(-self.ground_truth, kind="stable")[:CURVES].tolist()
         return {
-            self.vocabulary.hoi_name(hoi): self.curves[hoi]
+            self.vocabulary.hoi_name(hoi): Curve(
+                *self.curves[hoi], float(self.ap["default"][hoi]), int(self.ground_truth[hoi])
+            )
             for hoi in frequent
             if self.ground_truth[hoi]
         }

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ggnet.data.annotations import ImageRecord
 from ggnet.data.vocabulary import Vocabulary
+from ggnet.eval.curve import Curve
 from ggnet.eval.detection import DetectionResult, evaluate_detection
 from ggnet.eval.errors import ErrorBreakdown, error_breakdown
 from ggnet.eval.f1 import F1Curve, f1_curve
@@ -35,8 +36,8 @@ class Result(Protocol):
     def class_table(self) -> Table:
         """Every class as a rich table, best first."""
 
-    def named_curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Class -> precision and recall by falling score, as fractions; the most frequent ones."""
+    def named_curves(self) -> dict[str, Curve]:
+        """Class -> precision over recall; the most frequent ones."""
 
     def hoi_ap(self) -> HoiAP | None:
         """AP by HOI; None where the classes are no HOIs."""
@@ -61,6 +62,7 @@ class Report:
     predictions: Sequence[ImagePrediction] | None  # None: a V-COCO pickle, which has no triplets
     split: str
     missing_images: int = 0  # of the split, whose annotations count nowhere
+    train_counts: np.ndarray | None = None  # (HOIs,) training instances, where that is known
 
     @cached_property
     def detection(self) -> DetectionResult | None:

@@ -56,7 +56,9 @@ def score(
             recall_points=config.recall_points,
             unseen=dataset.unseen,
         )
-    return Report(result, vocabulary, records, predictions, split, missing_images)
+    return Report(
+        result, vocabulary, records, predictions, split, missing_images, dataset.train_counts
+    )
 
 
 def score_file(path: str | Path, dataset: Dataset, split: str, config: EvalConfig) -> Report:

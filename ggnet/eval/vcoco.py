@@ -29,6 +29,7 @@ from ggnet.data.tables import vcoco_actions
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 from ggnet.eval.boxes import best_candidate, candidates, iou
+from ggnet.eval.curve import Curve
 from ggnet.eval.predictions import ImagePrediction
 from ggnet.io import atomic_write
 
@@ -72,8 +73,7 @@ class VcocoResult:
     role_ap: dict[str, dict[str, float]]  # scenario -> "action_role" -> AP
     agent_ap: dict[str, float]  # action -> AP
     positives: dict[str, int]  # action -> persons that do it
-    curves: dict[str, tuple[np.ndarray, np.ndarray]] = field(repr=False)
-    # "action_role" -> precision and recall in Scenario 1, fractions
+    curves: dict[str, Curve] = field(repr=False)  # "action_role" -> of Scenario 1
 
     def mean_role_ap(self, scenario: str = "scenario 1", roles: int = 24) -> float:
         """Mean over 24 roles (the number that papers report) or all 25."""
@@ -93,8 +93,8 @@ class VcocoResult:
         means = {"mAP": self.mean_role_ap(), "mAP_s2": self.mean_role_ap("scenario 2")}
         return {name: value for name, value in means.items() if not np.isnan(value)}
 
-    def named_curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """ "action_role" -> precision and recall in Scenario 1."""
+    def named_curves(self) -> dict[str, Curve]:
+        """ "action_role" -> precision over recall in Scenario 1."""
         return self.curves
 
     def hoi_ap(self) -> None:
@@ -245,7 +245,12 @@ def evaluate(found: Sequence[RolePredictions], truth: dict[str, list[Person]]) -
             for scenario in SCENARIOS:
                 role_ap[scenario][name] = _average_precision(correct[name][scenario], count)
             hits = np.cumsum(correct[name][SCENARIOS[0]])
-            curves[name] = hits / np.arange(1, len(hits) + 1), hits / max(count, 1)
+            curves[name] = Curve(
+                hits / np.arange(1, len(hits) + 1),
+                hits / max(count, 1),
+                role_ap[SCENARIOS[0]][name],
+                count,
+            )
     return VcocoResult(role_ap, agent_ap, positives, curves)
 
 

@@ -18,6 +18,7 @@ _SMALLEST_SIDE = 512  # images are enlarged by whole factors until their longer 
 _CHIP = (18, 20, 26)
 _CHIP_OPACITY = 0.88
 _HALO_OPACITY = 0.55
+_WHITE = (255, 255, 255)
 
 
 class Chip(NamedTuple):
@@ -43,7 +44,7 @@ class Canvas:
             self.pixels = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
         longer = max(self.pixels.shape[:2])
         self.unit = max(1.0, longer / 640)  # of line widths and gaps
-        self.font = style.font(round(min(max(longer / 42, 19), 44)))
+        self.size = round(min(max(longer / 42, 19), 44))  # of the font
 
     def dim(self, amount: float = 0.4) -> None:
         """Fade to a dark grey so that what is drawn next stands out."""
@@ -69,6 +70,41 @@ class Canvas:
         for size, color in ((radius + 1, edge), (radius, fill)):
             size = round(size * self.unit * 2**_SHIFT)
             cv2.circle(self.pixels, point, size, color, -1, cv2.LINE_AA, _SHIFT)
+
+    def target(self, center: Sequence[float], color: Color) -> None:
+        """An interaction point: a ring with a white heart, unlike every other mark."""
+        self.disc(center, 6.5, color, _WHITE)
+        self.disc(center, 1.6, _WHITE, _WHITE)
+
+    def listing(self, chips: Sequence[Chip]) -> None:
+        """Number the chips' anchors and list their texts below the picture, in columns."""
+        pad, line = self._padding()
+        numbers = [[(str(number), _WHITE)] for number in range(1, len(chips) + 1)]
+        for chip, number in zip(chips, numbers, strict=True):
+            size = np.array(self._chip_size([number]))
+            room = np.array(self.pixels.shape[1::-1]) - size
+            corner = (np.asarray(chip.anchor) * self.scale - size / 2).clip(0, room)
+            self._draw_chip([number], np.concatenate([corner, corner + size]), chip.stripe)
+        blocks = [
+            [[*number, ("  ", _WHITE), *chip.lines[0]], *chip.lines[1:]]
+            for chip, number in zip(chips, numbers, strict=True)
+        ]
+        width = max(self._chip_size(lines)[0] for lines in blocks) + pad
+        full = self.pixels.shape[1]
+        columns = max(1, int(full / width))
+        heights = [0.0] * columns
+        places = []
+        for lines in blocks:
+            column = int(np.argmin(heights))
+            places.append((column * full / columns + pad / 2, heights[column] + pad / 2))
+            heights[column] += len(lines) * line + 1.5 * pad
+        below = np.full((round(max(heights) + pad / 2), full, 3), style.PAPER, np.uint8)
+        top = self.pixels.shape[0]
+        self.pixels = np.concatenate([self.pixels, below])
+        for lines, (x, y), chip in zip(blocks, places, chips, strict=True):
+            corner = np.array([x, top + y])
+            size = np.array(self._chip_size(lines))
+            self._draw_chip(lines, np.concatenate([corner, corner + size]), chip.stripe)
 
     def chips(self, chips: Sequence[Chip], boxes: np.ndarray, marks: np.ndarray) -> np.ndarray:
         """Place text boxes where they hide least and draw them, with leaders where they stand off.
@@ -101,12 +137,14 @@ class Canvas:
 
     def _chip_size(self, lines: Sequence[TextLine]) -> tuple[float, float]:
         pad, height = self._padding()
-        width = max(self.font.getlength("".join(text for text, _ in line)) for line in lines)
+        width = max(
+            style.text_length("".join(text for text, _ in line), self.size) for line in lines
+        )
         return width + 3 * pad, len(lines) * height + pad
 
     def _padding(self) -> tuple[float, float]:
-        ascent, descent = self.font.getmetrics()
-        return self.font.size * 0.4, float(ascent + descent)
+        ascent, descent = style.font(self.size).getmetrics()
+        return self.size * 0.4, float(ascent + descent)
 
     def _place(
         self,
@@ -119,7 +157,7 @@ class Canvas:
         """The chip position of lowest cost on rings around the anchor."""
         height, width = self.pixels.shape[:2]
         room = np.array([width, height]) - size - 2 * self.unit
-        step = self.font.size
+        step = self.size
         angles = np.arange(0, 360, 15) * np.pi / 180
         rings = np.arange(1, 14) * step
         half = np.asarray(size) / 2
@@ -158,8 +196,7 @@ class Canvas:
         for number, line in enumerate(lines):
             x, y = left + 1.6 * pad, top + pad / 2 + number * line_height
             for text, color in line:
-                draw.text((x, y), text, fill=color, font=self.font)
-                x += self.font.getlength(text)
+                x = style.draw_text(draw, (x, y), text, color, self.size)
         self.pixels = np.array(picture)
 
     def _fixed(self, points: Sequence) -> np.ndarray:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ggnet.errors import UserError
 from ggnet.eval.hico import HoiAP
-from ggnet.io import atomic_write
+from ggnet.viz import style
 
 _NOT_LOSSES = {"epoch", "step", "lr", "images_per_second", "data_wait", "seconds"}
 _METRIC = "mAP"  # the prefix of a metric's column
@@ -36,8 +37,8 @@ def plot_curves(results: str | Path, picture: str | Path) -> None:
     axes = figure.add_subplot(grid[0, :3])
     for name, y in losses.items():
         total = name == "total"
-        style = {"color": "black", "linewidth": 2.2, "zorder": 3} if total else {"linewidth": 1.3}
-        axes.plot(epochs, y, label=name.replace("_", " "), **_marked(y), **style)
+        look = {"color": "black", "linewidth": 2.2, "zorder": 3} if total else {"linewidth": 1.3}
+        axes.plot(epochs, y, label=name.replace("_", " "), **_marked(y), **look)
     axes.set_yscale("log")
     _finish(axes, "Training losses", "epoch", "mean of the epoch\n(terms before weighting)")
 
@@ -49,11 +50,11 @@ def plot_curves(results: str | Path, picture: str | Path) -> None:
     if metrics:
         axes = figure.add_subplot(grid[1, :3])
         for name, y in metrics.items():
-            main = name == _METRIC
-            style = {"color": "black", "linewidth": 2.2} if main else {"linewidth": 1.3}
+            group = name.removeprefix(_METRIC).strip("_").replace("_", " ")
+            look = {"color": style.GROUPS.get(group), "linewidth": 1.3 if group else 2.2}
             there = np.isfinite(y)
-            label = name.removeprefix(_METRIC).replace("_", " ").strip() or "all HOIs"
-            axes.plot(epochs[there], y[there], marker="o", markersize=4, label=label, **style)
+            label = group or "all HOIs"
+            axes.plot(epochs[there], y[there], marker="o", markersize=4, label=label, **look)
         best = np.nanargmax(metrics[_METRIC]) if _METRIC in metrics else None
         title = "Average precision, %"
         if best is not None:
@@ -68,7 +69,7 @@ def plot_curves(results: str | Path, picture: str | Path) -> None:
         axes.plot(epochs, speed, color="tab:green", **_marked(speed))
         _finish(axes, "Images/s", "epoch", "", legend=False)
         axes.set_ylim(0, None)
-    _save(figure, picture)
+    style.save_figure(picture, figure)
 
 
 def plot_hoi_ap(found: HoiAP, train_counts: np.ndarray, picture: str | Path) -> None:
@@ -83,38 +84,37 @@ def plot_hoi_ap(found: HoiAP, train_counts: np.ndarray, picture: str | Path) -> 
     axes = figure.add_subplot()
     axes.set_xscale("symlog", linthresh=1, linscale=0.3)
     rare = found.rare[there]
-    for mask, color, label in ((~rare, "tab:blue", "non-rare"), (rare, "tab:orange", "rare")):
+    for mask, group in ((~rare, "non-rare"), (rare, "rare")):
         if mask.any():
-            label = f"{label if rare.any() else 'HOI'} ({mask.sum()})"
+            label = f"{group if rare.any() else 'HOI'} ({mask.sum()})"
+            color = style.GROUPS[group]
             axes.scatter(counts[mask], ap[mask], s=22, color=color, alpha=0.65, label=label)
     x, y = _running_mean(counts, ap)
     axes.plot(x, y, color="black", linewidth=2, label="mean of neighbors")
     axes.set_ylim(-3, 103)
     title = f"AP of each HOI ({found.setting.replace('-', ' ')}), mAP {found.mean:.2f}"
-    _finish(axes, title, "training instances", "AP, %")
+    # Names beside the plot: at its points, those of the best and the worst would cover each other.
     order = ap.argsort(kind="stable")
-    rightmost = counts.max() / 2  # to the right of it a name would leave the axes
-    for i in _apart(axes, counts, ap, [*order[::-1][:_NAMED], *order[:_NAMED]]):
-        axes.annotate(
-            found.names[hois[i]].replace("_", " "),
-            (counts[i], ap[i]),
-            xytext=(-5 if counts[i] > rightmost else 5, -9 if ap[i] > 50 else 5),
-            textcoords="offset points",
-            horizontalalignment="right" if counts[i] > rightmost else "left",
-            fontsize=7,
-        )
-    _save(figure, picture)
-
-
-def _apart(axes, x: np.ndarray, y: np.ndarray, candidates: list[int]) -> list[int]:
-    """Those of the candidates whose texts do not touch, earlier ones first."""
-    chosen: list[int] = []
-    places = axes.transData.transform(np.column_stack([x, y])) / (_DPI / 72)  # points
-    for i in candidates:
-        gaps = np.abs(places[chosen] - places[i])
-        if i not in chosen and not ((gaps[:, 0] < 90) & (gaps[:, 1] < 9)).any():
-            chosen.append(i)
-    return chosen
+    worst, best = order[:_NAMED], order[::-1][: min(_NAMED, max(len(order) - _NAMED, 0))]
+    for rows, what, color in ((best, "best", "tab:green"), (worst, "worst", "tab:red")):
+        if len(rows):
+            ring = {"facecolors": "none", "edgecolors": color, "s": 60, "linewidths": 1.2}
+            axes.scatter(counts[rows], ap[rows], label=what, **ring)
+    _finish(axes, title, "training instances", "AP, %")
+    lines = []
+    for rows, what in ((best, "best"), (worst, "worst")):
+        names = [f"{ap[i]:5.1f}  {found.names[hois[i]]}".replace("_", " ") for i in rows]
+        lines += [f"{what}, AP in %:", *names, ""] if len(rows) else []
+    text = "\n".join(lines)
+    axes.annotate(
+        text,
+        (1.02, 0),
+        xycoords="axes fraction",
+        verticalalignment="bottom",
+        fontsize=8,
+        family=style.families(text),
+    )
+    style.save_figure(picture, figure)
 
 
 def _running_mean(counts: np.ndarray, ap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -155,10 +155,7 @@ def _finish(axes, title: str, x: str, y: str, legend: bool = True) -> None:
     axes.set_ylabel(y)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+    if x == "epoch":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if legend:
         axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-
-
-def _save(figure: Figure, picture: str | Path) -> None:
-    with atomic_write(picture) as file:
-        figure.savefig(file, format="png")

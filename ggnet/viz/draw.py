@@ -1,6 +1,6 @@
 """Pictures of human-object interactions in the manner of the paper's Figure 4."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ from ggnet.data.vocabulary import Vocabulary
 from ggnet.eval.predictions import Gaze, ImagePrediction
 from ggnet.viz import style
 from ggnet.viz.canvas import Canvas, Chip, TextLine
-from ggnet.viz.defaults import THRESHOLD, TOP
+from ggnet.viz.defaults import LISTED, THRESHOLD, TOP
 from ggnet.viz.page import compose
 
 _SAME_BOX = 0.5  # boxes that overlap more than this are drawn as one
@@ -37,6 +37,7 @@ def draw_predictions(
     threshold: float = THRESHOLD,
     top: int = TOP,
     truth: ImageRecord | None = None,
+    listed: bool = True,
 ) -> np.ndarray:
     """The triplets of one image: boxes, link, interaction point, `verb object score`.
 
@@ -47,12 +48,13 @@ def draw_predictions(
         threshold: lowest score drawn.
         top: most triplets drawn.
         truth: if given, each triplet gets a tick or a cross: found in the ground truth or not.
+        listed: number many triplets in the picture and list them below it.
 
     Returns:
         A new uint8 RGB picture of the image's size; of a multiple of it if that is too small for
-        text (longer side below 512).
+        text (longer side below 512); higher by the list from LISTED triplets on.
     """
-    matched = None if truth is None else match_truth(prediction, truth)
+    matched = None if truth is None else match_truth(prediction, truth) >= 0
     pairs: list[_Pair] = []
     shown = 0
     for i in range(len(prediction)):
@@ -66,22 +68,36 @@ def draw_predictions(
             line = [("✓ ", style.RIGHT) if matched[i] else ("✗ ", style.WRONG), *line]
         shown += _add(pairs, human, object_, label, point, verb, line)
     canvas = Canvas(image)
-    _draw_pairs(canvas, pairs)
+    _draw_pairs(canvas, pairs, listed)
     if not pairs:
-        canvas.note([[(f"no interaction of {threshold:.2f} or more", _WHITE)]], style.MUTED)
+        lines = [[(f"no interaction of {threshold:.2g} or more", _WHITE)]]
+        if len(prediction):
+            lines.append([("the best: ", _SCORE), *_line(prediction, vocabulary, 0)])
+        canvas.note(lines, style.MUTED)
     return canvas.pixels
 
 
-def draw_truth(image: np.ndarray, record: ImageRecord, vocabulary: Vocabulary) -> np.ndarray:
-    """The annotated interactions of one image; see `draw_predictions`."""
+def draw_truth(
+    image: np.ndarray,
+    record: ImageRecord,
+    vocabulary: Vocabulary,
+    missed: Collection[int] = (),
+    listed: bool = True,
+) -> np.ndarray:
+    """The annotated interactions of one image; see `draw_predictions`.
+
+    Args:
+        missed: rows of `record.pairs` that a prediction did not find; they get a mark.
+    """
     pairs: list[_Pair] = []
-    for human, object_, verb in record.pairs.tolist():
+    for row, (human, object_, verb) in enumerate(record.pairs.tolist()):
         boxes, label = record.boxes[[human, object_]], int(record.labels[object_])
-        _add(
-            pairs, *boxes, label, _middle(*boxes), verb, [(_name(vocabulary, verb, label), _WHITE)]
-        )
+        line = [(_name(vocabulary, verb, label), _WHITE)]
+        if row in missed:
+            line = [("○ ", style.WRONG), (line[0][0], style.WRONG)]
+        _add(pairs, *boxes, label, _middle(*boxes), verb, line)
     canvas = Canvas(image)
-    _draw_pairs(canvas, pairs)
+    _draw_pairs(canvas, pairs, listed)
     if not pairs:
         canvas.note([[("no interaction", _WHITE)]], style.MUTED)
     return canvas.pixels
@@ -95,8 +111,13 @@ def draw_actpoints(
     *,
     step: int,
     triplet: int = 0,
+    threshold: float = THRESHOLD,
 ) -> np.ndarray:
-    """The ActPoints that gaze step `step` (from 0) used for one triplet, colored by weight."""
+    """The ActPoints that gaze step `step` (from 0) used for one triplet.
+
+    Colors are the ranks of the weights, since these lie close together; sizes are the weights.
+    A triplet below the threshold is marked as such.
+    """
     canvas = Canvas(image)
     if triplet >= len(prediction):
         canvas.note([[("no interaction", _WHITE)]], style.MUTED)
@@ -106,13 +127,17 @@ def draw_actpoints(
     canvas.outline([(human, style.HUMAN), (object_, style.OBJECT)], 1)
     canvas.outline([(np.stack([_center(human), _center(object_)]), (200, 200, 200))], 1)
     weights = gaze.weights[step, triplet]
-    for k in weights.argsort():  # the heaviest on top
-        color = style.weight_color(weights[k])
+    order = weights.argsort()  # the heaviest on top
+    for rank, k in enumerate(order):
+        color = style.weight_color(rank / max(len(order) - 1, 1))
         canvas.disc(
             gaze.actpoints[step, triplet, k], 3.5 + 2.5 * weights[k], color, (245, 245, 245)
         )
-    canvas.disc(gaze.points[triplet], 4, style.PAIRS[0], _WHITE)
-    canvas.note([_line(prediction, vocabulary, triplet)], style.PAIRS[0])
+    canvas.target(gaze.points[triplet], style.PAIRS[0])
+    line = _line(prediction, vocabulary, triplet)
+    if below := prediction.scores[triplet] < threshold:
+        line = [*line, (f", below {threshold:.2g}", style.WRONG)]
+    canvas.note([line], style.MUTED if below else style.PAIRS[0])
     return canvas.pixels
 
 
@@ -127,7 +152,7 @@ def draw_gaze(
 ) -> np.ndarray:
     """Prediction and the ActPoints of the top triplet in every gaze step, with a legend."""
     drawn = draw_predictions(image, prediction, vocabulary, gaze, threshold=threshold, top=top)
-    panels = [drawn, *_gaze_panels(image, prediction, vocabulary, gaze)]
+    panels = [drawn, *_gaze_panels(image, prediction, vocabulary, gaze, threshold)]
     titles = ["Prediction", *_gaze_titles(gaze)]
     return compose([panels], titles, matches=False, weights=len(panels) > 1)
 
@@ -163,8 +188,10 @@ def draw_grid(
         drawn = draw_predictions(
             image, prediction, vocabulary, gaze, threshold=threshold, top=top, truth=record
         )
-        panels = _gaze_panels(image, prediction, vocabulary, gaze)
-        rows.append([draw_truth(image, record, vocabulary), drawn, *panels])
+        panels = _gaze_panels(image, prediction, vocabulary, gaze, threshold)
+        found = match_truth(prediction, record)[prediction.scores >= threshold]
+        missed = set(range(len(record.pairs))) - set(found.tolist())
+        rows.append([draw_truth(image, record, vocabulary, missed), drawn, *panels])
     titles = ["Ground truth", "Prediction", *_gaze_titles(scenes[0][3])]
     return compose(rows, titles, matches=True, weights=len(titles) > 2)
 
@@ -174,10 +201,16 @@ _SCORE = (205, 210, 220)
 
 
 def _gaze_panels(
-    image: np.ndarray, prediction: ImagePrediction, vocabulary: Vocabulary, gaze: Gaze
+    image: np.ndarray,
+    prediction: ImagePrediction,
+    vocabulary: Vocabulary,
+    gaze: Gaze,
+    threshold: float,
 ) -> list[np.ndarray]:
-    steps = range(len(gaze.actpoints))
-    return [draw_actpoints(image, prediction, vocabulary, gaze, step=step) for step in steps]
+    return [
+        draw_actpoints(image, prediction, vocabulary, gaze, step=step, threshold=threshold)
+        for step in range(len(gaze.actpoints))
+    ]
 
 
 def _gaze_titles(gaze: Gaze) -> list[str]:
@@ -185,20 +218,20 @@ def _gaze_titles(gaze: Gaze) -> list[str]:
 
 
 def match_truth(prediction: ImagePrediction, truth: ImageRecord) -> np.ndarray:
-    """(n,) bool: the triplet finds an annotated one, both boxes with IoU of 0.5 or more, that no
-    triplet before it found."""
-    found = np.zeros(len(prediction), bool)
-    left = {tuple(pair) for pair in truth.pairs.tolist()}
+    """(n,) int64: the row of `truth.pairs` that the triplet finds, both boxes with IoU of 0.5 or
+    more, and no triplet before it found; -1: none."""
+    found = np.full(len(prediction), -1)
+    left = dict(enumerate(truth.pairs.tolist()))
     for i in range(len(prediction)):
-        for human, object_, verb in sorted(left):
+        for row, (human, object_, verb) in left.items():
             if (
                 verb == prediction.verbs[i]
                 and truth.labels[object_] == prediction.object_labels[i]
                 and _iou(truth.boxes[human], prediction.human_boxes[i]) >= 0.5
                 and _iou(truth.boxes[object_], prediction.object_boxes[i]) >= 0.5
             ):
-                found[i] = True
-                left.remove((human, object_, verb))
+                found[i] = row
+                del left[row]
                 break
     return found
 
@@ -227,7 +260,7 @@ def _add(
     return True
 
 
-def _draw_pairs(canvas: Canvas, pairs: list[_Pair]) -> None:
+def _draw_pairs(canvas: Canvas, pairs: list[_Pair], listed: bool) -> None:
     boxes: list[tuple[np.ndarray, style.Color]] = []
     for color, name in ((style.OBJECT, "object_"), (style.HUMAN, "human")):
         kind: list[np.ndarray] = []
@@ -250,11 +283,13 @@ def _draw_pairs(canvas: Canvas, pairs: list[_Pair]) -> None:
         human, object_ = _center(pair.human), _center(pair.object_)
         canvas.disc(human, 3, style.HUMAN, _WHITE)
         canvas.disc(object_, 3, style.OBJECT, _WHITE)
-        canvas.disc(pair.point, 4.5, color, _WHITE)
+        canvas.target(pair.point, color)
         way = np.linspace(0, 1, 13)[:, None]
         marks += [human + way * (pair.point - human), pair.point + way * (object_ - pair.point)]
     chips = [Chip(pair.lines, pair.point, color) for pair, color in colored]
-    if chips:
+    if listed and sum(len(pair.lines) for pair in pairs) >= LISTED:
+        canvas.listing(chips)
+    elif chips:
         canvas.chips(chips, np.stack([box for box, _ in boxes]), np.concatenate(marks))
 
 

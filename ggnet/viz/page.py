@@ -44,14 +44,19 @@ def compose(
 
 
 def _row(panels: Sequence[np.ndarray], width: int, gap: int) -> np.ndarray:
-    """Panels of equal width beside each other."""
-    resized = []
+    """Panels of equal width beside each other, their tops at one height."""
+    scaled = []
     for panel in panels:
-        height = round(panel.shape[0] * width / panel.shape[1])
         if panel.shape[1] != width:
+            height = round(panel.shape[0] * width / panel.shape[1])
             panel = cv2.resize(panel, (width, height), interpolation=cv2.INTER_CUBIC)
-        resized += [_paper(height, gap), panel]
-    row = np.concatenate([*resized, _paper(resized[0].shape[0], gap)], axis=1)
+        scaled.append(panel)
+    highest = max(panel.shape[0] for panel in scaled)
+    parts = [_paper(highest, gap)]
+    for panel in scaled:
+        below = _paper(highest - panel.shape[0], width)
+        parts += [np.concatenate([panel, below]), _paper(highest, gap)]
+    row = np.concatenate(parts, axis=1)
     return np.concatenate([row, _paper(gap, row.shape[1])])
 
 
@@ -72,12 +77,15 @@ def _legend(width: int, gap: int, font, matches: bool, weights: bool) -> np.ndar
         (_box_symbol(style.HUMAN), "human"),
         (_box_symbol(style.OBJECT), "object"),
         (_link_symbol, "link and interaction point"),
+        (_line_symbol(style.PAIRS[0]), "to the label"),
     ]
     if matches:
         entries += [(_text_symbol("✓", (30, 150, 60)), "in the ground truth")]
         entries += [(_text_symbol("✗", (210, 50, 50)), "not in it")]
+        entries += [(_text_symbol("○", (210, 50, 50)), "missed")]
     if weights:
-        entries += [(_scale_symbol, "weight of an ActPoint, 0 to 1")]
+        entries += [(_line_symbol((160, 160, 160)), "human to object")]
+        entries += [(_scale_symbol, "ActPoints, from the least to the greatest weight")]
     picture = Image.new("RGB", (width, line * len(entries)), style.PAPER)
     draw = ImageDraw.Draw(picture)
     x, y = float(gap), 0
@@ -113,13 +121,21 @@ def _box_symbol(color: style.Color):
 def _link_symbol(font) -> Image.Image:
     def paint(draw, width, height):
         draw.line((0, height / 2, width, height / 2), style.PAIRS[0], round(height * 0.14))
-        x, y, r = width / 2, height / 2, height * 0.28
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=style.PAIRS[0])
+        x, y = width / 2, height / 2
+        for r, color in ((height * 0.34, style.PAIRS[0]), (height * 0.12, style.PAPER)):
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=color)
         for x, color in ((height * 0.25, style.HUMAN), (width - height * 0.25, style.OBJECT)):
             r = height * 0.2
             draw.ellipse((x - r, y - r, x + r, y + r), fill=color)
 
     return _symbol(font, 3.0, paint)
+
+
+def _line_symbol(color: style.Color):
+    def paint(draw, width, height):
+        draw.line((0, height / 2, width, height / 2), color, round(height * 0.07))
+
+    return lambda font: _symbol(font, 1.6, paint)
 
 
 def _text_symbol(text: str, color: style.Color):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ggnet.config import EvalConfig
 from ggnet.data.convert import convert
-from ggnet.engine.plots import plot_classes
+from ggnet.engine.plots import plot_report
 from ggnet.errors import UserError
 from ggnet.eval.foreign import write_ppdm, write_vcoco_pickle
 from ggnet.eval.predictions import ImagePrediction, write_predictions
@@ -105,9 +105,12 @@ def test_report_of_a_file(hico, vcoco, tmp_path):
         assert report.errors.to_dict()["correct"] == pairs
         assert report.detection is None  # the file has no boxes but those of triplets
         report.write(tmp_path)
-        plot_classes(report, tmp_path)
+        plot_report(report, tmp_path)
         assert json.loads((tmp_path / "metrics.json").read_text())["errors"]["correct"] == pairs
-        assert Image.open(tmp_path / "precision_recall.png").size[0] > 500
+        for name in ("precision_recall.png", "f1.png"):
+            assert Image.open(tmp_path / name).size[0] > 500
+        best = json.loads((tmp_path / "metrics.json").read_text())["best_f1"]
+        assert (best["precision"], best["recall"]) == (1, pytest.approx(1))
 
 
 def test_vcoco_without_roles_says_so(tmp_path, caplog):

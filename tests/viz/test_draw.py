@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 
-from ggnet.eval.predictions import Gaze
-from ggnet.viz import style
+from ggnet.eval.predictions import Gaze, ImagePrediction
+from ggnet.viz import fonts, style
 from ggnet.viz.canvas import Canvas, Chip
 from ggnet.viz.draw import (
     draw_actpoints,
@@ -127,22 +129,98 @@ def test_text_boxes_stay_inside_and_apart(count):
 
 
 def test_match_needs_verb_object_and_both_boxes_once(prediction, record):
-    np.testing.assert_array_equal(match_truth(prediction, record), [True, True, True])
+    np.testing.assert_array_equal(match_truth(prediction, record), [0, 1, 2])
     prediction.verbs[1] = prediction.verbs[0]  # the same triplet again
     prediction.object_labels[2] = 1
-    np.testing.assert_array_equal(match_truth(prediction, record), [True, False, False])
+    np.testing.assert_array_equal(match_truth(prediction, record), [0, -1, -1])
     prediction.human_boxes[0] += 30
-    np.testing.assert_array_equal(match_truth(prediction, record), [False, True, False])
+    np.testing.assert_array_equal(match_truth(prediction, record), [-1, 0, -1])
 
 
-def test_actpoints_are_colored_by_weight(image, prediction, vocabulary, gaze):
-    picture = draw_actpoints(image, prediction, vocabulary, gaze, step=1)
+def test_actpoints_are_colored_by_the_rank_of_their_weight(image, prediction, vocabulary, gaze):
+    close = Gaze(gaze.points, gaze.actpoints, 0.5 + gaze.weights / 1000)
+    picture = draw_actpoints(image, prediction, vocabulary, close, step=1)
     for k in (1, 8):  # the middle one lies under the interaction point
         x, y = gaze.actpoints[1, 0, k].astype(int)
-        color = style.weight_color(gaze.weights[1, 0, k])
+        color = style.weight_color(k / 8)
         assert has_color(picture[y - 1 : y + 1, x - 1 : x + 1], color, near=3)
     x, y = gaze.points[0].astype(int)
-    assert has_color(picture[y - 1 : y + 1, x - 1 : x + 1], style.PAIRS[0], near=3)
+    assert has_color(picture[y - 1 : y + 1, x - 1 : x + 1], (255, 255, 255), near=3)
+    assert has_color(picture[y - 5 : y + 5, x - 5 : x + 5], style.PAIRS[0], near=3)
+
+
+def test_gaze_of_a_triplet_below_the_threshold_is_marked(
+    monkeypatch, image, prediction, vocabulary, gaze
+):
+    notes = []
+    monkeypatch.setattr(
+        Canvas, "note", lambda self, lines, stripe: notes.append("".join(t for t, _ in lines[0]))
+    )
+    for threshold in (0.9, 0.95):
+        draw_actpoints(image, prediction, vocabulary, gaze, step=0, threshold=threshold)
+    assert notes == ["hold ball 0.90", "hold ball 0.90, below 0.95"]
+
+
+def test_missed_pairs_are_marked(chips, image, record, prediction, vocabulary, gaze):
+    draw_comparison(image, record, prediction, gaze, vocabulary, threshold=0.5)
+    assert ["hold ball", "throw ball"] in chips
+    assert ["○ hold cup"] in chips  # its score is 0.1
+
+
+def test_many_triplets_are_listed_below(image, vocabulary):
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 400, (2, 9, 2))
+    humans, objects = (np.concatenate([c, c + 40], axis=1) for c in corners)
+    many = ImagePrediction(
+        "a", "a.jpg", humans, objects, np.full(9, 1), np.full(9, 2), np.linspace(0.9, 0.5, 9)
+    )
+    picture = draw_predictions(image, many, vocabulary, threshold=0.55)  # eight of them
+    assert picture.shape[0] > image.shape[0] + 60
+    assert picture.shape[1] == image.shape[1]
+    assert draw_predictions(image, many, vocabulary, threshold=0.65).shape == image.shape
+    assert draw_predictions(image, many, vocabulary, threshold=0, listed=False).shape == image.shape
+
+
+@pytest.fixture
+def runic(tmp_path, monkeypatch):
+    """A font with one character that DejaVu Sans lacks, as the only one of the system."""
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "a"])
+    builder.setupCharacterMap({ord("骑"): "a"})
+    pen = TTGlyphPen(None)
+    for at in ((0, 0), (0, 700), (700, 700), (700, 0)):
+        (pen.lineTo if at != (0, 0) else pen.moveTo)(at)
+    pen.closePath()
+    glyph = pen.glyph()
+    builder.setupGlyf({".notdef": glyph, "a": glyph})
+    builder.setupHorizontalMetrics({".notdef": (800, 0), "a": (800, 0)})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Runic", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(tmp_path / "runic.ttf")
+    for name in ("_font_of", "_system", "_warn"):
+        getattr(fonts, name).cache_clear()
+    monkeypatch.setattr(fonts.font_manager, "findSystemFonts", lambda: [tmp_path / "runic.ttf"])
+    yield tmp_path / "runic.ttf"
+    for name in ("_font_of", "_system", "_warn"):
+        getattr(fonts, name).cache_clear()
+
+
+def test_names_in_any_script_use_a_font_that_has_it(runic, caplog):
+    assert list(fonts.runs("hold 骑 0.5")) == [
+        ("hold ", fonts.DEJAVU),
+        ("骑 0.5", runic),
+    ]
+    assert style.families("骑") == ["DejaVu Sans", "Runic"]
+    canvas = Canvas(np.zeros((200, 600, 3), np.uint8))
+    canvas.note([[("骑", WHITE)]], WHITE)
+    assert has_color(canvas.pixels[5:60, 20:60], WHITE)
+    assert not caplog.records
+    list(fonts.runs("한글 한"))
+    [record] = caplog.records
+    assert "no font on this machine has HANGUL characters" in record.message
+    assert "fonts-noto-cjk" in record.message
 
 
 def test_actpoints_outside_the_image_are_allowed(image, prediction, vocabulary, gaze):
