@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ggnet.ops.match_points import register
 
-BLOCK_I, BLOCK_J = 16, 64
+BLOCK_I, BLOCK_J = 8, 64
 
 
 @triton.jit

@@ -61,6 +61,7 @@ __device__ __forceinline__ Match<A> best_match(const MatchPeaks<A>& peaks, long 
                                                long long classes, const Candidate& excluded,
                                                Identity identity) {
   Match<A> best{A(0), -1};
+#pragma unroll 1  // a lane has a few candidates; its registers are worth more than its loop
   for (int j = threadIdx.x % 32; j < count; j += 32) {
     const long long i = first + j;
     const A dy = y - static_cast<A>(peaks.ys[i]), dx = x - static_cast<A>(peaks.xs[i]);
