@@ -230,9 +230,9 @@ def read_records(
     entries = read_json(path)
     if isinstance(entries, dict) and {"images", "annotations"} <= entries.keys():
         raise UserError(
-            f"{path} is in COCO's format, which has boxes but not who does what with them; "
-            "expected a list of images, each with annotations (bbox is [x1, y1, x2, y2] here) and "
-            "hoi_annotation, see ggnet.data.annotations"
+            f"{path} is in COCO's format, which has boxes but not who does what with them. Add a "
+            "list `relations` and convert it (`ggnet data convert coco-relations`), or relate the "
+            "boxes in Label Studio or CVAT, see docs/own-data.md"
         )
     if not isinstance(entries, list):
         raise UserError(

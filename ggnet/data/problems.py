@@ -126,6 +126,46 @@ KINDS = {
         "an annotation of COCO with a visible box in the same image",
         "Give COCO's instances of both train2014 and val2014",
     ),
+    "image not annotated": (
+        "image left out",
+        "an annotation that was submitted",
+        "Annotate it; an image without anybody needs an empty annotation",
+    ),
+    "several annotations": (
+        "one taken: the ground truth, else the first",
+        "one annotation of an image",
+        "Mark the right one as ground truth",
+    ),
+    "rotated image": (
+        "image left out",
+        "an image as its file is",
+        "Turn the file itself and annotate it again",
+    ),
+    "not a labelled rectangle": (
+        "left out",
+        "rectangles with a label",
+        "Draw a rectangle around the thing",
+    ),
+    "relation without a person": (
+        "pair left out",
+        "a relation that begins or ends at a person",
+        "Correct the relation; --person says which label is the person's",
+    ),
+    "relation without a verb": (
+        "pair left out",
+        "a label of the relation, or in CVAT an attribute `verb`",
+        "Say what the person does",
+    ),
+    "relation of no box": (
+        "pair left out",
+        "a relation between two labelled rectangles",
+        "Draw a rectangle around the thing, or delete the relation",
+    ),
+    "ambiguous group": (
+        "its pairs left out",
+        "a group of one person with things, or of persons with one thing",
+        "Split the group; a box that is in two groups has to be drawn (or copied) twice",
+    ),
     "boxes beyond the cap": (
         "the first data.max_objects kept for training",
         "at most data.max_objects boxes in an image",

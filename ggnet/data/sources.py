@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ggnet.data.annotations import ImageRecord, read_records
-from ggnet.data.formats import hico, vcoco
+from ggnet.data.formats import coco_relations, cvat, hico, label_studio, vcoco
 from ggnet.data.formats.entry import Entry
 from ggnet.data.numberings import check_numbering
 from ggnet.data.problems import Problems
@@ -31,9 +31,11 @@ class Request:
     """One annotation file to read, and what a reader may need beside it."""
 
     path: Path
-    split: str  # "train" or "test"
-    vocabulary: Vocabulary
+    split: str  # "train", "val" or "test"
+    vocabulary: Vocabulary | None  # None: the file's own names
     problems: Problems  # collects what is left out
+    images: Path  # folder
+    person: str = "person"  # the label of people, where the file has names of its own
     labels: str | Path | None = None  # HICO-DET's anno.mat
     coco: Sequence[str | Path] = ()  # COCO's instances files
 
@@ -44,6 +46,7 @@ class Content:
 
     entries: list[Entry]  # one an image
     roles: list[dict[str, Any]] | None = None  # for V-COCO's metric, see `vcoco.read_official_file`
+    object_ids: dict[str, int] | None = None  # of the file's own names
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Source:
 
     read: Callable[[Request], Content]
     help: str  # its files
-    vocabulary: Callable[[], Vocabulary]
+    vocabulary: Callable[[], Vocabulary] | None = None  # None: entries have names instead of ids
     rare: Callable[[], np.ndarray] | None = None  # (HOIs,) bool, where a list is published
     repeats_boxes: bool = False  # once for each verb of a pair
     pairs_from_train: bool = False  # only the training file says which verb goes with which object
@@ -96,6 +99,13 @@ def _entry(record: ImageRecord, vocabulary: Vocabulary, shift: float) -> Entry:
     return entry
 
 
+def _coco_relations(request: Request) -> Content:
+    entries, ids = coco_relations.read_file(
+        request.path, request.images, request.person, request.problems
+    )
+    return Content(entries, object_ids=ids)
+
+
 # HICO-DET's boxes are inclusive pixels counted from 1, [x1, x2]; as edges they are [x1 - 1, x2].
 _hico = partial(Source, vocabulary=hico_vocabulary, rare=hico_rare, repeats_boxes=True)
 _vcoco = partial(Source, vocabulary=vcoco_vocabulary, pairs_from_train=True)
@@ -129,4 +139,13 @@ SOURCES: dict[str, Source] = {
         partial(_vcoco_records, source="vcoco-qpic"),
         "trainval_vcoco.json and test_vcoco.json of QPIC, CDN, GEN-VLKT and HOICLIP",
     ),
+    "label-studio": Source(
+        lambda r: Content(label_studio.read_file(r.path, r.images, r.person, r.problems)),
+        "one's own: the JSON export of Label Studio (not JSON-MIN), boxes and relations",
+    ),
+    "cvat": Source(
+        lambda r: Content(cvat.read_file(r.path, r.images, r.person, r.problems)),
+        "one's own: annotations.xml of CVAT for images 1.1, boxes in groups with a verb",
+    ),
+    "coco-relations": Source(_coco_relations, "one's own: COCO's JSON with a list of relations"),
 }

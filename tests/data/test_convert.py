@@ -245,7 +245,7 @@ def test_the_official_mat_files(tmp_path):
         ("vcoco-json", "{}", "is not fredzzhang's V-COCO JSON"),
         ("hico-ppdm", "{}", "expected a list of images"),
         ("hico-mat", "no", "cannot be read as a MATLAB file"),
-        ("hico-coco", "", "unknown source 'hico-coco'; expected one of hico-json"),
+        ("hico-coco", "", "unknown source 'hico-coco'; did you mean 'hico-json'"),
     ],
 )
 def test_other_files_are_refused(tmp_path, source, content, message):
@@ -364,3 +364,67 @@ def test_lists_of_different_lengths_are_named(tmp_path):
         convert("hico-json", tmp_path / "out", test=path)
     with pytest.raises(UserError, match="nothing to convert"):
         convert("hico-json", tmp_path / "out")
+
+
+def test_val_is_a_split_like_any_other(tmp_path):
+    def write(name, *numbers):
+        entries = [
+            {
+                "file_name": f"HICO_{number}.jpg",
+                "annotations": [
+                    {"bbox": [1, 1, 20, 30], "category_id": 1},
+                    {"bbox": [11, 11, 40, 40], "category_id": 2},
+                ],
+                "hoi_annotation": [{"subject_id": 0, "object_id": 1, "category_id": 77}],
+            }
+            for number in numbers
+        ]
+        (tmp_path / name).write_text(json.dumps(entries))
+        return tmp_path / name
+
+    files = {"train": write("train.json", *range(8)), "val": write("val.json", 8, 9)}
+    dataset = convert("hico-ppdm", tmp_path / "files", **files, val_images=tmp_path / "photos")
+    assert list(dataset.splits) == ["train", "val"]
+    assert dataset.splits["val"].images == tmp_path / "photos"
+    assert [record.file_name for record in records_of(dataset, "val")] == [
+        "HICO_8.jpg",
+        "HICO_9.jpg",
+    ]
+    files["val"] = 0.25
+    dataset = convert("hico-ppdm", tmp_path / "shares", **files, test=files["train"])
+    assert [len(records_of(dataset, split)) for split in ("train", "val", "test")] == [6, 2, 8]
+    assert dataset.splits["val"].images == dataset.splits["train"].images
+
+
+def test_roles_go_with_their_images(vcoco, tmp_path):
+    """`vcoco` has one photo; the same rows for a second one, which is held out."""
+    instances = json.loads((tmp_path / "instances.json").read_text())
+    instances["images"].append(instances["images"][0] | {"id": 8, "file_name": "b_8.jpg"})
+    rows = json.loads((tmp_path / "vcoco_test.json").read_text())
+    for row in instances["annotations"][:]:
+        instances["annotations"].append(row | {"id": row["id"] + 1, "image_id": 8})
+    for row in rows:
+        count = len(row["ann_id"])
+        columns = [
+            row["role_object_id"][start : start + count]
+            for start in range(0, len(row["role_object_id"]), count)
+        ]
+        row["role_object_id"] = [
+            id_ for column in columns for id_ in (*column, *(i + bool(i) for i in column))
+        ]
+        row["image_id"] += [8, 8]
+        row["ann_id"] += [id_ + 1 for id_ in row["ann_id"]]
+        row["label"] *= 2
+    (tmp_path / "two.json").write_text(json.dumps(rows))
+    (tmp_path / "both.json").write_text(json.dumps(instances))
+    dataset = convert(
+        "vcoco-official",
+        tmp_path / "held",
+        train=tmp_path / "two.json",
+        val=0.5,
+        coco=[tmp_path / "both.json"],
+    )
+    for split in ("train", "val"):
+        (record,) = records_of(dataset, split)
+        (roles,) = json.loads(dataset.splits[split].roles.read_text())
+        assert roles["image_id"] == record.image_id
