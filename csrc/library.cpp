@@ -1,6 +1,7 @@
-// The schema of every operator, and nothing else. tf32: whether a device may round float32 factors
-// to TF32; ggnet.ops passes what torch allows. Kernels register beside their code (the bottom of
-// csrc/<op>/<op>_*), fake kernels, autograd and autocast in ggnet/ops/<op>.py.
+// The schema of every operator, and nothing else; ggnet/ops/_operators.py lists their names. tf32:
+// whether a device may round float32 factors to TF32; ggnet.ops passes what torch allows. Kernels
+// register beside their code (the bottom of csrc/<op>/<op>_*), fake kernels, autograd and autocast
+// in ggnet/ops/<op>.py.
 
 #include <torch/csrc/stable/library.h>
 
@@ -42,4 +43,6 @@ STABLE_TORCH_LIBRARY(ggnet, m) {
       "Tensor human_offsets, Tensor object_offsets, Tensor? valid_pairs, int rule, "
       "int identity) -> "
       "(Tensor human, Tensor object, Tensor score)");
+  // Which kernels actpoint_aggregate and deform_conv2d run on a CUDA device; 0 channels: not known.
+  m.def("actpoint_kernels(int device, bool half, int channels) -> str");
 }

@@ -123,7 +123,7 @@ def _packages() -> list[str]:
 def _operators(ops) -> Table:
     devices = ("cpu", "cuda")
     with FakeTensorMode():  # a CUDA tensor exists even where no GPU does
-        tensors = [torch.empty(1, device=device) for device in devices]
+        tensors = [torch.empty(1, dtype=torch.bfloat16, device=device) for device in devices]
     table = Table(title="operators: backend, and why not the others", show_lines=True)
     for title in ("operator", *(f"on {device}" for device in devices)):
         table.add_column(title, overflow="fold")
@@ -134,5 +134,7 @@ def _operators(ops) -> Table:
 
 def _resolution(resolution) -> str:
     lines = [f"[green]{resolution.backend}[/]" if resolution.backend else "[red]none[/]"]
+    if resolution.kernels:
+        lines.append(escape(f"in bfloat16: {resolution.kernels}"))
     lines += [escape(f"{name}: {why}") for name, why in resolution.rejected.items()]
     return "\n".join(lines)

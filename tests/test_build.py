@@ -205,7 +205,7 @@ def test_library_of_another_version_is_refused(tmp_path):
 
 
 def test_library_without_an_operator_is_refused(monkeypatch):
-    monkeypatch.setattr(_library, "SCHEMAS", (*_library.SCHEMAS, "operator_of_tomorrow"))
+    monkeypatch.setattr(_library, "SCHEMAS", {"tomorrow": ("operator_of_tomorrow",)})
     assert "it lacks operator_of_tomorrow" in _load_error(_library.FOLDER)
 
 

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <tuple>
 
@@ -42,9 +43,11 @@ Code code_of_device() {
     bits = 1 + 2 * (attributes.ptxVersion >= 80) + 4 * deform::hopper::available();
     if (device < kDevices) known[device].store(bits, std::memory_order_relaxed);
   }
+  return {(bits & 2) != 0, (bits & 4) != 0};
+}
+bool hopper_allowed() {
   const char* choice = std::getenv("GGNET_HOPPER");
-  const bool allowed = choice == nullptr || std::string_view(choice) != "0";
-  return {(bits & 2) != 0, (bits & 4) != 0 && allowed};
+  return choice == nullptr || std::string_view(choice) != "0";
 }
 
 using deform::Math;
@@ -82,7 +85,7 @@ class CudaCall {
     const Code code = code_of_device();
     dtype_ = code.tensor_cores ? dtype : ScalarType::Float;
     if (code.tensor_cores) float32_ = tf32 ? Math::kTf32 : Math::kTf32x3;
-    hopper_ = code.hopper && dtype_ != ScalarType::Float;
+    hopper_ = code.hopper && hopper_allowed() && dtype_ != ScalarType::Float;
     read_ = in_;
     read_.features = take(in_.features, MemoryFormat::ChannelsLast);
     read_.weight = take(in_.weight, MemoryFormat::Contiguous);
@@ -292,6 +295,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
                           wanted);
 }
 
+std::string actpoint_kernels(int64_t device, bool half, int64_t channels) {
+  const torch::stable::accelerator::DeviceGuard guard(static_cast<int32_t>(device));
+  const Code code = code_of_device();
+  const auto others = [](const std::string& why) { return "those for any GPU: " + why; };
+  if (!code.tensor_cores)
+    return "those without tensor cores: the library has no code for this GPU's (compute capability "
+           "8.0 and above)";
+  if (!code.hopper) return others("the GPU, or the library's code for it, is not 9.0a");
+  if (!hopper_allowed()) return others("GGNET_HOPPER=0");
+  if (!half) return others("Hopper's compute bfloat16 and float16");
+  if (channels != 0 && (channels % 8 != 0 || channels < deform::hopper::kPanel))
+    return others("Hopper's want channels in multiples of 8, at least 64");
+  return "Hopper's, where the outputs are a multiple of 8";
+}
+
 }  // namespace
 }  // namespace ggnet
 
@@ -300,4 +318,8 @@ STABLE_TORCH_LIBRARY_IMPL(ggnet, CUDA, m) {
   m.impl("actpoint_aggregate_backward", TORCH_BOX(&ggnet::actpoint_aggregate_backward));
   m.impl("deform_conv2d", TORCH_BOX(&ggnet::deform_conv2d));
   m.impl("deform_conv2d_backward", TORCH_BOX(&ggnet::deform_conv2d_backward));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ggnet, CompositeExplicitAutograd, m) {
+  m.impl("actpoint_kernels", TORCH_BOX(&ggnet::actpoint_kernels));
 }

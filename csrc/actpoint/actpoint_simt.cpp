@@ -231,9 +231,7 @@ py::dict actpoint_shared_bytes(const std::string& math, int tile, int points) {
   return bytes;
 }
 
-}  // namespace
-
-void bind_actpoint(py::module_& m) {
+const simt::Binding binding([](py::module_& m) {
   m.def("actpoint_forward", &actpoint_forward, py::arg("math"), py::arg("shape"),
         py::arg("features"), py::arg("offset"), py::arg("base_offset"), py::arg("mask"),
         py::arg("weight"), py::arg("bias"), py::arg("out"), py::arg("sigmoid"), py::arg("relu"),
@@ -249,4 +247,6 @@ void bind_actpoint(py::module_& m) {
         py::arg("hopper") = false);
   m.def("actpoint_shared_bytes", &actpoint_shared_bytes, py::arg("math"), py::arg("tile"),
         py::arg("points"));
-}
+});
+
+}  // namespace

@@ -20,11 +20,11 @@ void draw_heatmaps(const py::object& centers, const py::object& radii, const py:
       nullptr);
 }
 
-}  // namespace
-
-void bind_draw_heatmaps(py::module_& m) {
+const simt::Binding binding([](py::module_& m) {
   m.def("draw_heatmaps", &draw_heatmaps, py::arg("centers"), py::arg("radii"), py::arg("signs"),
         py::arg("map"), py::kw_only(), py::arg("points"), py::arg("batch"), py::arg("channels"),
         py::arg("height"), py::arg("width"), py::arg("positive_factor"),
         py::arg("negative_factor"));
-}
+});
+
+}  // namespace

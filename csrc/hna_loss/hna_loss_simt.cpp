@@ -73,9 +73,7 @@ void hna_loss_backward(const std::string& type, const py::object& grad, float fa
   });
 }
 
-}  // namespace
-
-void bind_hna_loss(py::module_& m) {
+const simt::Binding binding([](py::module_& m) {
   m.def("hna_loss", &hna_loss, py::kw_only(), py::arg("type"), py::arg("batch"),
         py::arg("channels"), py::arg("cells"), py::arg("logits"), py::arg("target"),
         py::arg("grad"), py::arg("channels_last"), py::arg("target_channels_last"),
@@ -88,4 +86,6 @@ void bind_hna_loss(py::module_& m) {
         py::arg("beta"), py::arg("gamma"), py::arg("eps"));
   m.def("hna_loss_backward", &hna_loss_backward, py::kw_only(), py::arg("type"), py::arg("grad"),
         py::arg("factor"), py::arg("out"), py::arg("total"));
-}
+});
+
+}  // namespace

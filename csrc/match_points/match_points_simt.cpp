@@ -43,9 +43,7 @@ void match_points(const py::tuple& interactions, const py::tuple& humans, const 
       static_cast<A*>(simt::data(score, total, "score")), p, nullptr);
 }
 
-}  // namespace
-
-void bind_match_points(py::module_& m) {
+const simt::Binding binding([](py::module_& m) {
   const auto define = [&](const char* name, auto function) {
     m.def(name, function, py::arg("interactions"), py::arg("humans"), py::arg("objects"),
           py::arg("human_offsets"), py::arg("object_offsets"), py::arg("valid_pairs"),
@@ -55,4 +53,6 @@ void bind_match_points(py::module_& m) {
   };
   define("match_points_float32", &match_points<float>);
   define("match_points_float64", &match_points<double>);
-}
+});
+
+}  // namespace

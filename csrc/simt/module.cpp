@@ -64,11 +64,5 @@ PYBIND11_MODULE(ggnet_simt, m) {
         "How the next launches run: see Options in simt.h.");
   m.def("counters", &counters, "Sums over the last launch: see Counters in simt.h.");
   m.attr("traced") = simt::simt_trace_access != nullptr;
-  bind_planted(m);
-  bind_planted_hopper(m);
-  bind_actpoint(m);
-  bind_hna_loss(m);
-  bind_draw_heatmaps(m);
-  bind_topk_peaks(m);
-  bind_match_points(m);
+  for (const simt::Binding::Function bind : simt::Binding::all()) bind(m);
 }

@@ -7,18 +7,22 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "simt/simt.h"
 
-void bind_planted(pybind11::module_& m);
-void bind_planted_hopper(pybind11::module_& m);
-void bind_actpoint(pybind11::module_& m);
-void bind_hna_loss(pybind11::module_& m);
-void bind_draw_heatmaps(pybind11::module_& m);
-void bind_topk_peaks(pybind11::module_& m);
-void bind_match_points(pybind11::module_& m);
-
 namespace simt {
+
+// A file's functions for the module: `const simt::Binding binding([](pybind11::module_& m) {...});`
+struct Binding {
+  using Function = void (*)(pybind11::module_&);
+
+  explicit Binding(Function bind) { all().push_back(bind); }
+  static std::vector<Function>& all() {
+    static std::vector<Function> functions;
+    return functions;
+  }
+};
 
 // An array's memory: C-contiguous, of the expected number of elements. None gives null.
 inline void* data(const pybind11::object& object, long long elements, const char* name) {

@@ -255,9 +255,9 @@ void run(const std::string& kernel, const std::string& bug, const std::string& t
   });
 }
 
-}  // namespace
-
-void bind_planted_hopper(py::module_& m) {
+const simt::Binding binding([](py::module_& m) {
   m.def("planted_product", &run, py::arg("kernel"), py::arg("bug"), py::arg("type"),
         py::arg("size"), py::arg("depth"), py::arg("a"), py::arg("b"), py::arg("out"));
-}
+});
+
+}  // namespace

@@ -30,11 +30,11 @@ void topk_peaks(const std::string& type, const py::object& logits, const py::obj
   });
 }
 
-}  // namespace
-
-void bind_topk_peaks(py::module_& m) {
+const simt::Binding binding([](py::module_& m) {
   m.def("topk_peaks", &topk_peaks, py::arg("type"), py::arg("logits"), py::arg("scores"),
         py::arg("channel"), py::arg("y"), py::arg("x"), py::kw_only(), py::arg("batch"),
         py::arg("channels"), py::arg("height"), py::arg("width"), py::arg("channels_last"),
         py::arg("k"), py::arg("kernel_size"));
-}
+});
+
+}  // namespace

@@ -11,12 +11,12 @@ _library.load()
 # The modules below register with operators that exist only now.
 from ggnet.ops._backend import (  # noqa: E402
     BACKENDS,
-    OPERATORS,
     BackendError,
     Resolution,
     resolve,
     use_backend,
 )
+from ggnet.ops._operators import OPERATORS  # noqa: E402
 from ggnet.ops.actpoint_aggregate import actpoint_aggregate  # noqa: E402
 from ggnet.ops.decode_hoi import decode_detections, decode_hoi  # noqa: E402
 from ggnet.ops.deform_conv2d import deform_conv2d  # noqa: E402

@@ -1,7 +1,5 @@
 """Which kernels run: chosen by the tensor's device, by `use_backend`, or by GGNET_BACKEND."""
 
-import functools
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,15 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BACKENDS = ("cpu", "cuda", "triton")
-OPERATORS = (
-    "actpoint_aggregate",
-    "deform_conv2d",
-    "hna_loss",
-    "draw_heatmaps",
-    "topk_peaks",
-    "match_points",
-)
+from ggnet.ops import _backends
+from ggnet.ops._operators import OPERATORS
+
+BACKENDS = tuple(backend.name for backend in _backends.BACKENDS)
 ENVIRONMENT = "GGNET_BACKEND"
 
 _chosen: ContextVar[str | None] = ContextVar("ggnet_backend", default=None)
@@ -33,29 +26,38 @@ class BackendError(RuntimeError):
 class Resolution:
     """Which backend would run an operator, and why the others would not.
 
-    `backend` is None where none can. `rejected` maps the others to reasons. str() reads well.
+    `backend` is None where none can. `rejected` maps the others to reasons. `kernels` says which
+    of the backend's would run, where it has several, and why. str() reads well.
     """
 
     op: str
     device: str
     backend: str | None
     rejected: dict[str, str]
+    kernels: str | None = None
 
     def __str__(self) -> str:
         head = f"{self.op} on {self.device}: {self.backend or 'no backend can run it'}"
+        if self.kernels is not None:
+            head += f"; kernels: {self.kernels}"
         return "\n".join([head, *(f"  {name}: {why}" for name, why in self.rejected.items())])
 
 
 def resolve(op: str, tensor: Tensor) -> Resolution:
     """Say which backend would run `op` on the device of `tensor`, and why the others would not.
 
+    Args:
+        op: one of `OPERATORS`.
+        tensor: the operator's first; among a backend's kernels, its dtype and channels choose.
+
     Raises:
         ValueError: there is no such operator, or GGNET_BACKEND names no backend.
     """
     if op not in OPERATORS:
         raise ValueError(f"no operator '{op}'; expected one of {', '.join(OPERATORS)}")
-    found = _resolve(op, tensor.device.type)
-    return Resolution(found.op, found.device, found.backend, dict(found.rejected))
+    device = tensor.device.type
+    backend = _find(op, device)
+    return _resolution(op, device, backend, backend and backend.kernels(op, tensor))
 
 
 @contextmanager
@@ -103,64 +105,37 @@ def tf32_allowed(tensor: Tensor) -> bool:
 # constants. It cannot take an exception as one, hence the text.
 @torch.compiler.assume_constant_result
 def _problem(op: str, device: str) -> str | None:
-    if device == "meta":  # shapes only
+    if device == "meta" or _find(op, device):  # meta: shapes only
         return None
-    resolution = _resolve(op, device)
-    return None if resolution.backend else str(resolution)
+    return str(_resolution(op, device, None))
 
 
 @torch.compiler.assume_constant_result
 def _namespace(op: str, device: str) -> str:
-    if device == "meta" or _resolve(op, device).backend != "triton":
-        return "ggnet"
-    from ggnet import kernels  # importing Triton takes a second
-
-    return kernels.load()
+    backend = None if device == "meta" else _find(op, device)
+    return backend.namespace() if backend else "ggnet"
 
 
-def _resolve(op: str, device: str) -> Resolution:
-    return _answer(op, device, _choice(), os.environ.get("TRITON_INTERPRET") == "1")
-
-
-@functools.cache  # looking for packages takes longer than a small operator
-def _answer(op: str, device: str, choice: str | None, interpreted: bool) -> Resolution:
-    reasons = {name: _reason(op, name, device, interpreted) for name in BACKENDS}
-    if choice is not None:
-        for name in BACKENDS:
-            if name != choice:
-                reasons[name] = reasons[name] or f"'{choice}' was chosen"
-    usable = [name for name, reason in reasons.items() if reason is None]
-    backend = usable[0] if usable else None
-    rejected = {
-        name: reason or f"'{backend}' comes first"
-        for name, reason in reasons.items()
-        if name != backend
-    }
-    return Resolution(op, device, backend, rejected)
-
-
-def _reason(op: str, backend: str, device: str, interpreted: bool) -> str | None:
-    """Why `backend` cannot run `op` on tensors of `device`; None if it can."""
-    if backend == "triton":
-        return _triton_reason(device, interpreted)
-    if backend != device:
-        return f"the tensor is on {device}"
-    key = torch._C._dispatch_key_for_device(device)
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"ggnet::{op}", key):
-        return f"the compiled library has no {device} kernel of the operator"
+def _find(op: str, device: str) -> _backends.Backend | None:
+    choice = _choice()
+    for backend in _backends.BACKENDS:
+        if choice in (None, backend.name) and backend.why_not(op, device) is None:
+            return backend
     return None
 
 
-def _triton_reason(device: str, interpreted: bool) -> str | None:
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed (pip install triton)"
-    if device == "cuda":
-        return None
-    if device == "cpu":
-        if interpreted:
-            return None
-        return "the tensor is on cpu, where only Triton's interpreter runs (TRITON_INTERPRET=1)"
-    return f"the tensor is on {device}"
+def _resolution(
+    op: str, device: str, chosen: _backends.Backend | None, kernels: str | None = None
+) -> Resolution:
+    choice = _choice()
+    rejected = {}
+    for backend in _backends.BACKENDS:
+        if backend is not chosen:
+            reason = (
+                f"'{choice}' was chosen" if choice else f"'{chosen and chosen.name}' comes first"
+            )
+            rejected[backend.name] = backend.why_not(op, device) or reason
+    return Resolution(op, device, chosen and chosen.name, rejected, kernels)
 
 
 def _choice() -> str | None:

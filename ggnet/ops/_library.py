@@ -1,5 +1,6 @@
 """Loads the compiled library, or says why it cannot be loaded and what to do."""
 
+import itertools
 import platform
 import sys
 from pathlib import Path
@@ -8,20 +9,9 @@ import torch
 
 from ggnet import __version__
 from ggnet._build import LIBRARY, MIN_TORCH, ROOT, new_enough, read_build_info
+from ggnet.ops._operators import QUERIES, SCHEMAS
 
 FOLDER = Path(__file__).resolve().parent.parent
-SCHEMAS = (
-    "actpoint_aggregate",
-    "actpoint_aggregate_backward",
-    "deform_conv2d",
-    "deform_conv2d_backward",
-    "hna_loss",
-    "hna_loss_backward",
-    "hna_loss_backward_",
-    "draw_heatmaps",
-    "topk_peaks",
-    "match_points",
-)
 
 
 def load(folder: Path = FOLDER) -> None:
@@ -43,7 +33,8 @@ def load(folder: Path = FOLDER) -> None:
         torch.ops.load_library(path)
     except OSError as error:
         raise ImportError(explain(str(error), folder)) from error
-    missing = [name for name in SCHEMAS if not hasattr(torch.ops.ggnet, name)]
+    expected = [*itertools.chain(*SCHEMAS.values()), *QUERIES]
+    missing = [name for name in expected if not hasattr(torch.ops.ggnet, name)]
     if missing:
         problem = f"{path} is older than the Python files: it lacks {', '.join(missing)}"
         raise ImportError(explain(problem, folder))

@@ -63,3 +63,19 @@ def test_both_kinds_of_kernels_agree(device, shape, dtype, deterministic):
     bound = 4 * torch.finfo(dtype).eps
     for mine, other in zip(ours, others, strict=True):
         assert (mine.float() - other.float()).norm() <= bound * other.float().norm()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "choice", "answer"),
+    [
+        (torch.bfloat16, 64, "1", "Hopper's"),
+        (torch.float32, 64, "1", "those for any GPU: Hopper's compute bfloat16 and float16"),
+        (torch.float16, 60, "1", "those for any GPU: Hopper's want channels in multiples of 8"),
+        (torch.bfloat16, 64, "0", "those for any GPU: GGNET_HOPPER=0"),
+    ],
+)
+def test_resolve_says_which_kernels_run(device, dtype, channels, choice, answer):
+    LIBC.setenv(b"GGNET_HOPPER", choice.encode(), 1)
+    features = torch.empty(1, channels, 4, 4, dtype=dtype, device=device)
+    assert ops.resolve("deform_conv2d", features).kernels.startswith(answer)
+    assert ops.resolve("topk_peaks", features).kernels is None

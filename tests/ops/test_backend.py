@@ -1,5 +1,7 @@
 """Which backend runs: what resolve says, and that a choice is obeyed or refused, never changed."""
 
+import dataclasses
+import itertools
 import threading
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ggnet import ops
+from ggnet.ops._operators import QUERIES, SCHEMAS
 
 
 def _peaks() -> tuple[torch.Tensor, ...]:
@@ -60,6 +63,22 @@ def test_resolve_on_a_device_without_kernels():
     assert resolution.backend is None
     assert resolution.rejected["cpu"] == "the tensor is on mps"
     assert "no backend can run it" in str(resolution)
+
+
+def test_resolve_says_which_kernels_of_several_run():
+    resolution = ops.resolve("hna_loss", torch.ones(1))
+    assert resolution.kernels is None
+    several = dataclasses.replace(resolution, kernels="Hopper's")
+    assert str(several).startswith("hna_loss on cpu: cpu; kernels: Hopper's\n")
+
+
+def test_the_library_has_the_operators_that_are_listed():
+    registered = {
+        name.removeprefix("ggnet::")
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("ggnet::")
+    }
+    assert registered == {*itertools.chain(*SCHEMAS.values()), *QUERIES}
 
 
 def test_resolve_of_an_unknown_operator():

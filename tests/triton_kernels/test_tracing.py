@@ -20,7 +20,7 @@ from torch._higher_order_ops.triton_kernel_wrap import (
 )
 
 from ggnet import kernels, ops
-from ggnet.ops import _backend
+from ggnet.ops import _backends
 
 DEFORM = [["forward_kernel"], ["backward_kernel", "weight_grad_kernel"]]
 PEAKS = ["peaks_kernel", "decode_kernel"]
@@ -54,7 +54,7 @@ WRITTEN = {
 def chosen(device):
     kernels.load()
     with (
-        mock.patch.object(_backend, "_triton_reason", return_value=None),
+        mock.patch.object(_backends.Triton, "why_not", return_value=None),
         ops.use_backend("triton"),
     ):
         torch.compiler.reset()
