@@ -21,12 +21,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--predictions",
         metavar="FILE",
-        help="score this file (ours, PPDM's JSON or a V-COCO pickle) for the dataset data.root",
+        help="score this file (ours, PPDM's JSON, a V-COCO pickle or HICO-DET's .mat) for the "
+        "dataset data.root",
     )
     parser.add_argument(
         "--detections",
         metavar="FILE",
         help="use another detector's boxes (COCO's JSON of results) in place of the network's",
+    )
+    parser.add_argument(
+        "--write",
+        metavar="FORMAT",
+        action="append",
+        default=[],
+        help="also write the predictions for another evaluator: ppdm-json, vcoco-pickle, hico-mat "
+        "(ho-rcnn's format 'all'); may be repeated",
     )
     parser.add_argument("--split", default="test", help="of the dataset (default: %(default)s)")
     parser.add_argument(
@@ -53,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("give either a run folder or checkpoint, or --predictions FILE")
     if args.detections and not args.checkpoint:
         raise UserError("--detections needs a network to find the interactions: give its run")
+    if args.write and not (args.checkpoint or args.out):
+        raise UserError("--write needs a folder for the file: give --out")
     if args.partial:
         args.overrides.append("eval.partial=true")
     out = Path(args.out) if args.out else None
@@ -68,9 +79,11 @@ def _of_checkpoint(args: argparse.Namespace, out: Path | None) -> None:
     from ggnet.engine.checkpoint import open_checkpoint
     from ggnet.engine.evaluation import evaluate_checkpoint
     from ggnet.engine.plots import plot_report
+    from ggnet.eval.writers import check_writable
 
     console = Console(stderr=args.json)
     checkpoint = open_checkpoint(args.checkpoint)
+    check_writable(args.write, checkpoint.vocabulary)
     out = out or checkpoint.path.parent
     report = evaluate_checkpoint(
         checkpoint, args.overrides, out, console, split=args.split, detections=args.detections
@@ -86,9 +99,11 @@ def _of_file(args: argparse.Namespace, out: Path | None) -> None:
     from ggnet.data.unseen import open_dataset
     from ggnet.engine.plots import plot_report
     from ggnet.eval.score import score_file
+    from ggnet.eval.writers import check_writable
 
     config = load_config(None, args.overrides)
     dataset = open_dataset(config.data)
+    check_writable(args.write, dataset.vocabulary)
     report = score_file(args.predictions, dataset, args.split, config.eval)
     if out:
         report.write(out)
@@ -102,7 +117,9 @@ def _show(report: "Report", args: argparse.Namespace, out: Path | None) -> None:
     from rich.console import Console
 
     from ggnet.eval.report import CLASSES
+    from ggnet.eval.writers import write_foreign
 
+    written = [str(write_foreign(name, report, out)) for name in args.write]
     if args.json:
         print(json.dumps(report.to_dict(), indent=1))
         return
@@ -120,3 +137,5 @@ def _show(report: "Report", args: argparse.Namespace, out: Path | None) -> None:
     if out:
         text = f"Results in {out}; every class in {CLASSES}"
         console.print(text + ("" if args.classes else " and with --classes"), soft_wrap=True)
+    if written:
+        console.print(f"For other evaluators: {', '.join(written)}", soft_wrap=True)

@@ -117,6 +117,13 @@ class Dataset:
             return None
         return hoi_counts(self.load("train", Problems(), look_for_images=False), self.vocabulary)
 
+    def rare_hois(self, threshold: int = 10) -> np.ndarray | None:
+        """(HOIs,) bool: those that the file lists, else those with fewer than `threshold` pairs in
+        training; None without list and training split."""
+        if self.rare is not None or self.train_counts is None:
+            return self.rare
+        return self.train_counts < threshold
+
 
 def load_dataset(root: str | Path) -> Dataset:
     """Read `root`/dataset.json.

@@ -139,14 +139,17 @@ class Statistics:
     pairs_per_image: np.ndarray  # (images,)
     verbs_per_pair: float  # of the same two boxes
 
-    def table(self, rare_threshold: int = 10) -> Table:
-        """Totals as a rich table."""
+    def table(self, rare: np.ndarray | None = None) -> Table:
+        """Totals as a rich table.
+
+        Args:
+            rare: (HOIs,) bool, the dataset's rare HOIs; None: not known.
+        """
         table = Table(title=f"{self.vocabulary.name}: what is in it")
         table.add_column("")
         table.add_column("number", justify="right")
         seen = int((self.hois > 0).sum())
-        rare = int(((self.hois > 0) & (self.hois < rare_threshold)).sum())
-        for name, figure in (
+        rows = [
             ("images", f"{self.images:,}"),
             ("boxes", f"{self.objects.sum():,}"),
             ("boxes that repeat another", f"{self.repeated:,}"),
@@ -154,8 +157,11 @@ class Statistics:
             ("pairs per image, mean and most", self._pairs_text()),
             ("verbs per pair of boxes", f"{self.verbs_per_pair:.2f}"),
             ("HOIs that occur", f"{seen} of {len(self.hois)}"),
-            (f"HOIs with 1 to {rare_threshold - 1} pairs", str(rare)),
-        ):
+        ]
+        if rare is not None:
+            occurring = int(((self.hois > 0) & rare).sum())
+            rows.append(("of them rare in training", f"{occurring} of {rare.sum()}"))
+        for name, figure in rows:
             table.add_row(name, figure)
         return table
 

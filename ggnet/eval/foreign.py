@@ -18,13 +18,18 @@ from ggnet.data.annotations import ImageRecord, read_json
 from ggnet.data.tables import vcoco_actions
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
-from ggnet.eval.predictions import ImagePrediction, finite, indices, read_predictions, whole
+from ggnet.eval.predictions import (
+    INCLUSIVE,
+    ImagePrediction,
+    finite,
+    indices,
+    read_predictions,
+    whole,
+)
 from ggnet.eval.unpickle import load_plain
 from ggnet.eval.vcoco import AGENT, RolePredictions
 from ggnet.io import atomic_write
 from ggnet.limited import call_limited
-
-INCLUSIVE = np.array([0, 0, 1, 1])  # edges minus inclusive coordinates
 
 
 def read_any(

@@ -23,6 +23,8 @@ from ggnet.errors import UserError
 from ggnet.io import atomic_write
 
 FORMAT, VERSION = "ggnet predictions", 1
+# Edges minus inclusive pixels, as other people's files have them.
+INCLUSIVE = np.array([0, 0, 1, 1])
 
 
 @dataclass(eq=False)

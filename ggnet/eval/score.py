@@ -10,6 +10,7 @@ from ggnet.data.tables import vcoco_vocabulary
 from ggnet.errors import UserError
 from ggnet.eval import hico, vcoco
 from ggnet.eval.foreign import read_any, read_vcoco_pickle
+from ggnet.eval.hico_mat import read_hico_mat
 from ggnet.eval.predictions import ImagePrediction
 from ggnet.eval.report import Report
 
@@ -65,7 +66,8 @@ def score_file(path: str | Path, dataset: Dataset, split: str, config: EvalConfi
     """`score` of a prediction file, whoever made it.
 
     Args:
-        path: this package's JSON, PPDM's JSON, or V-COCO's pickle (`.pkl`, `.pickle`).
+        path: this package's JSON, PPDM's JSON, HICO-DET's `.mat`, or V-COCO's pickle (`.pkl`,
+            `.pickle`).
 
     Raises:
         UserError: the file or dataset is broken, or they do not belong together.
@@ -82,7 +84,8 @@ def score_file(path: str | Path, dataset: Dataset, split: str, config: EvalConfi
         result = vcoco.evaluate(read_vcoco_pickle(path), vcoco.read_roles(roles))
         return Report(result, dataset.vocabulary, records, None, split)
     warn_without_roles(dataset, split)
-    return score(read_any(path, records, dataset.vocabulary), dataset, split, config, records)
+    read = read_hico_mat if path.suffix == ".mat" else read_any
+    return score(read(path, records, dataset.vocabulary), dataset, split, config, records)
 
 
 def warn_without_roles(dataset: Dataset, split: str) -> None:

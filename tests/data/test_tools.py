@@ -1,6 +1,7 @@
 """`verify_dataset` finds what is wrong; statistics count."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,7 +108,8 @@ def test_statistics(root, tmp_path):
     assert statistics.verbs.tolist() == statistics.hois.tolist() == [3, 2]
     assert statistics.pairs_per_image.tolist() == [1, 2, 2]
     assert statistics.verbs_per_pair == pytest.approx(5 / 3)
-    assert statistics.table().row_count == 8
+    assert statistics.table().row_count == 7
+    assert statistics.table(dataset.rare_hois()).row_count == 8
     assert statistics.frequency_table("hois", 1).row_count == 1
     plot_frequencies(statistics, tmp_path / "frequencies.png")
     assert Image.open(tmp_path / "frequencies.png").size[0] > 500
@@ -116,4 +118,18 @@ def test_statistics(root, tmp_path):
 def test_statistics_of_nothing(root):
     statistics = dataset_statistics([], load_dataset(root).vocabulary)
     assert statistics.hois.tolist() == [0, 0]
-    assert statistics.table().row_count == 8
+    assert statistics.table().row_count == 7
+
+
+def test_rare_is_what_is_rare_in_training(root):
+    """Whatever the split that is described has."""
+    dataset = load_dataset(root)
+    assert dataset.train_counts.tolist() == [3, 2]
+    assert dataset.rare_hois().tolist() == [True, True]
+    assert dataset.rare_hois(3).tolist() == [False, True]
+    listed = replace(dataset, rare=np.array([True, False]))
+    assert listed.rare_hois().tolist() == [True, False]
+    assert replace(dataset, splits={}).rare_hois() is None
+    statistics = dataset_statistics(dataset.load("train"), dataset.vocabulary)
+    columns = [list(c.cells) for c in statistics.table(listed.rare_hois()).columns]
+    assert columns[1][columns[0].index("of them rare in training")] == "1 of 1"

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     records = dataset.load(args.split, look_for_images=False)
     statistics = dataset_statistics(records, dataset.vocabulary)
     console = Console()
-    console.print(statistics.table())
+    console.print(statistics.table(dataset.rare_hois()))
     for kind in ("objects", "verbs", "hois"):
         console.print(statistics.frequency_table(kind))
     if args.out:
