@@ -25,7 +25,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=temporary_prefix(path), dir=path.parent)
         with os.fdopen(handle, mode, encoding=encoding) as file:
             yield file
             file.flush()
@@ -41,6 +41,11 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def temporary_prefix(path: Path) -> str:
+    """How the names of temporary files beside `path` begin; short, as a name has 255 bytes."""
+    return f".{path.name[:40]}."
 
 
 def _umask() -> int:

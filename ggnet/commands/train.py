@@ -1,10 +1,16 @@
 """`ggnet train`."""
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ggnet.commands.common import add_overrides, is_main
 from ggnet.errors import UserError
+
+if TYPE_CHECKING:
+    from ggnet.config import Config
+    from ggnet.eval.report import Report
 
 SUMMARY = "train a network, then evaluate it"
 
@@ -29,31 +35,60 @@ def run(args: argparse.Namespace) -> int | None:
         return None
     if args.resume and args.out:
         raise UserError("--resume goes on in the run's own folder; leave out --out")
-    config = None if args.resume else load_config(args.config, args.overrides)
+    if args.resume:
+        return _resume(args)
+    config = load_config(args.config, args.overrides)
 
-    from rich.console import Console
+    from ggnet.engine.runs import free_folder
 
-    from ggnet.engine.plots import plot_report, plot_training
-    from ggnet.engine.runs import free_folder, resume_run
+    folder = Path(args.out) if args.out else free_folder(Path("runs"), args.config)
+    return _train(folder, config, None)
+
+
+def _resume(args: argparse.Namespace) -> int | None:
+    from ggnet.engine.checkpoint import LAST, find_checkpoint
+    from ggnet.engine.lock import hold_run
+    from ggnet.engine.plots import is_plotted
+    from ggnet.engine.runs import FinishedRun, resume_run, stored_report
+
+    folder = find_checkpoint(args.resume, prefer=LAST).parent
+    # Held before it is read: another process may be about to write it.
+    with hold_run(folder) if is_main() else nullcontext():
+        try:
+            folder, config, state = resume_run(args.resume, args.config, args.overrides)
+        except FinishedRun as run:
+            if is_plotted(folder):
+                raise
+            if is_main():  # it was killed after its last checkpoint
+                _show(folder, stored_report(folder, run.config))
+            return None
+        return _train(folder, config, state)
+
+
+def _train(folder: Path, config: "Config", state: dict | None) -> int | None:
     from ggnet.engine.signals import INTERRUPTED, Interrupted
     from ggnet.engine.trainer import train
 
-    if config is None:
-        folder, config, state = resume_run(args.resume, args.config, args.overrides)
-    else:
-        folder = Path(args.out) if args.out else free_folder(Path("runs"), args.config)
-        state = None
-    console = Console()
     try:
-        report = train(config, folder, resume=state, console=console)
+        report = train(config, folder, resume=state)
     except Interrupted:
         if is_main():
             print(f"Stopped and saved. Go on with: ggnet train --resume {folder}")
         return INTERRUPTED
     if is_main():
-        plot_training(folder)
-        if report is not None:
-            plot_report(report, folder)
-            console.print(report.result.table())
-        console.print(f"Results in {folder}", soft_wrap=True, highlight=False)
+        _show(folder, report)
     return None
+
+
+def _show(folder: Path, report: "Report | None") -> None:
+    """Plot what a finished run has come to, and print it."""
+    from rich.console import Console
+
+    from ggnet.engine.plots import plot_report, plot_training
+
+    console = Console()
+    if report is not None:
+        plot_report(report, folder)
+        console.print(report.result.table())
+    plot_training(folder)
+    console.print(f"Results in {folder}", soft_wrap=True, highlight=False)

@@ -1,8 +1,17 @@
 """Images, and targets for training, in batches from worker processes."""
 
+import logging
+import os
 import signal
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import active_children
+from multiprocessing.queues import Queue
+from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -18,8 +27,12 @@ from ggnet.data.preprocess import ImageMeta, preprocess, stack_pixels
 from ggnet.data.problems import Problems
 from ggnet.data.targets import build_targets
 from ggnet.data.transforms import transform_boxes
+from ggnet.data.transport import Piped, Sender, tensors_in_flight
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
+
+WAIT_SECONDS = 60.0  # without a batch, then it is said who is waited for
+logger = logging.getLogger("ggnet")
 
 
 class HOIDataset(TorchDataset):
@@ -170,20 +183,107 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 class HOILoader(DataLoader):
     """A DataLoader of `Batch`es for training, of `ImageBatch`es for evaluation.
 
-    Its workers' UserErrors arrive with their message alone.
+    Its workers' UserErrors arrive with their message alone. A batch that is long in coming is
+    waited for, and it is said why.
     """
 
     batch_sampler: EpochBatches
+    _told: ClassVar[set[str]] = set()  # said once, not once a loader
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """See `EpochBatches.set_epoch`; call it before each iteration of a training loader."""
         self.batch_sampler.set_epoch(epoch, start)
 
     def __iter__(self) -> Iterator[ImageBatch]:
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        """The batches.
+
+        Raises:
+            UserError: an image cannot be read; a worker cannot be started, or died.
+        """
+        try:
+            with worker_errors():
+                with _signals_held():  # until a worker ignores them
+                    batches = super().__iter__()
+                while (batch := self._next(batches)) is not None:
+                    if isinstance(batch, UserError):
+                        raise batch
+                    if isinstance(batch, Piped):
+                        self._tell(batch.reason)
+                        batch = batch.unpack()
+                    yield batch
+        except OSError as error:
+            raise UserError(
+                f"the processes that load images cannot be used: {error.strerror or error}. Set "
+                "data.workers lower (0: none), or raise the system's limit (`ulimit -a`)"
+            ) from error
+
+    def _next(self, batches: Iterator) -> ImageBatch | Piped | UserError | None:
+        """The next item, None at the end."""
+        waited = 0.0
+        while True:
+            try:
+                return next(batches, None)
+            except RuntimeError as error:
+                if "timed out" not in str(error):
+                    raise
+            waited += self.timeout
+            reason = "the loader processes are still reading. Is the disk or the network slow?"
+            if stopped := _continue_stopped():
+                reason = f"loader process {stopped} was stopped; it goes on now"
+            # An error by its level: whichever process is waiting must be heard.
+            logger.error("no images for %.0f s: %s", waited, reason)
+
+    def _tell(self, reason: str) -> None:
+        if reason not in self._told:
+            logger.warning("images come from the loader processes more slowly: %s", reason)
+        self._told.add(reason)
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """While entered, a loader process that dies is a UserError, whatever is going on.
+
+    torch raises its RuntimeError from the handler of the signal, so at any time.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader"):
+            raise
+        reason = str(error).partition(". ")[0].removeprefix("DataLoader ")
+        raise UserError(
+            f"a process that loads images failed: {reason}. If it was killed, the machine has most "
+            "often run out of memory: set data.workers lower. `ggnet train --resume` goes on from "
+            "the last checkpoint"
+        ) from error
+    finally:
+        _continue_stopped()  # so that they can end
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals to end come when the block is left, and in processes started in it when they like."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _continue_stopped() -> str:
+    """Let child processes go on that somebody stopped; their numbers."""
+    stopped = [process.pid for process in active_children() if _state(process.pid) == "T"]
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
+    return ", ".join(map(str, stopped))
+
+
+def _state(pid: int) -> str:
+    """The kernel's letter for a process's state; "?" where it does not tell."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return "?"
 
 
 def make_loader(
@@ -216,7 +316,8 @@ def make_loader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=Sender(collate, tensors_in_flight(workers)),
+        timeout=WAIT_SECONDS if workers else 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,
         persistent_workers=train and workers > 0,
@@ -224,5 +325,23 @@ def make_loader(
 
 
 def _start_worker(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the trainer ends its workers
+    """What a loader process does first; signals to end are held back since its birth."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_await_end, daemon=True).start()
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)
     cv2.setNumThreads(0)  # as many threads as workers is enough; OpenCV's pool dies in a fork
+
+
+def _await_end() -> None:
+    """Ctrl-C, Slurm and systemd signal all processes, but only the trainer ends its workers: it
+    saves first, and may need their batches for that."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+def _end_worker(error: Exception, _item: object) -> None:
+    """A batch could not be sent. Its loss would be waited for for ever; a death is noticed."""
+    if not isinstance(error, BrokenPipeError):  # nobody wants it any more
+        print(f"a loader process cannot send its batch: {error}", file=sys.stderr, flush=True)
+    os._exit(1)

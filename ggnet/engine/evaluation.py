@@ -8,7 +8,7 @@ from rich.progress import track
 
 from ggnet.config import override
 from ggnet.data.annotations import Dataset, ImageRecord
-from ggnet.data.dataset import make_loader
+from ggnet.data.dataset import make_loader, worker_errors
 from ggnet.data.unseen import open_dataset
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.engine.checkpoint import Checkpoint, check_same_config
@@ -22,6 +22,12 @@ from ggnet.eval.report import Report
 from ggnet.eval.score import score, warn_without_roles
 
 RESULTS, PREDICTIONS = "results.csv", "predictions.json"
+SELECTION = ("val", "test")  # the splits that the best epoch is chosen by, the first that exists
+
+
+def selection_split(dataset: Dataset) -> str | None:
+    """The split that the best epoch is chosen by, None where the dataset has none for that."""
+    return next((name for name in SELECTION if name in dataset.splits), None)
 
 
 def predict_split(
@@ -118,7 +124,7 @@ def evaluate_checkpoint(
     dataset = open_dataset(config.data)
     check_vocabulary(dataset, checkpoint.vocabulary, path)
     records, missing = dataset.load_to_score(split, partial=config.eval.partial)
-    with join_workers(config.train.device) as worker:
+    with join_workers(config.train.device) as worker, worker_errors():
         predictor = Predictor.of(checkpoint, worker.device, config)
         if detections is not None:
             predictor.use_detections(read_detections(detections, records, dataset.vocabulary))

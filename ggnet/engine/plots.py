@@ -15,10 +15,20 @@ PRECISION_RECALL, F1 = "precision_recall.png", "f1.png"
 def plot_training(run: Path) -> None:
     """Losses, AP and speed over the epochs.
 
+    This plot comes last: `is_plotted` knows by it that all are there.
+
     Raises:
         UserError: the run has no results, or a file cannot be written.
     """
     plot_curves(run / RESULTS, run / CURVES)
+
+
+def is_plotted(run: Path) -> bool:
+    """Whether the plots of a finished run are there, and of its last results."""
+    try:
+        return (run / CURVES).stat().st_mtime_ns >= (run / RESULTS).stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def plot_report(report: Report, folder: Path) -> None:

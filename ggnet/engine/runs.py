@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ggnet.config import Config, load_config, override
+from ggnet.data.unseen import open_dataset
 from ggnet.engine.checkpoint import (
     LAST,
     check_same_config,
@@ -11,7 +12,11 @@ from ggnet.engine.checkpoint import (
     load_checkpoint,
     saved_config,
 )
+from ggnet.engine.evaluation import PREDICTIONS, selection_split
 from ggnet.errors import UserError
+from ggnet.eval.predictions import read_predictions
+from ggnet.eval.report import Report
+from ggnet.eval.score import score
 
 # What may change when a run goes on: where and how it runs, not what comes out.
 RESUMABLE = {
@@ -35,6 +40,17 @@ def free_folder(parent: Path, config: str | None) -> Path:
     return folder
 
 
+class FinishedRun(UserError):
+    """There is nothing left to train in a run folder."""
+
+    def __init__(self, folder: Path, config: Config):
+        super().__init__(
+            f"{folder} is finished: all {config.train.epochs} epochs are done. "
+            f"`ggnet eval {folder}` shows its metrics"
+        )
+        self.folder, self.config = folder, config
+
+
 def resume_run(
     source: str | Path, config: str | None, overrides: list[str]
 ) -> tuple[Path, Config, dict[str, Any]]:
@@ -46,8 +62,8 @@ def resume_run(
         overrides: changes. With the "step" schedule the number of epochs may change, too.
 
     Raises:
-        UserError: no usable checkpoint; a configuration that differs in what would change results;
-            nothing left to do.
+        FinishedRun: no epoch is left to train.
+        UserError: no usable checkpoint; a configuration that differs in what would change results.
     """
     path = find_checkpoint(source, prefer=LAST)
     state = load_checkpoint(path)
@@ -56,8 +72,20 @@ def resume_run(
     allowed = RESUMABLE | ({"train.epochs"} if saved.train.lr_schedule == "step" else set())
     check_same_config(saved, wanted, path, allowed)
     if state["progress"]["epoch"] >= wanted.train.epochs:
-        raise UserError(
-            f"{path.parent} is finished: all {wanted.train.epochs} epochs are done. "
-            f"`ggnet eval {path.parent}` shows its metrics"
-        )
+        raise FinishedRun(path.parent, wanted)
     return path.parent, wanted, state
+
+
+def stored_report(run: Path, config: Config) -> Report | None:
+    """The final metrics of a finished run, from its predictions; None where it has no split to
+    evaluate.
+
+    Raises:
+        UserError: the dataset or the predictions are gone or broken.
+    """
+    dataset = open_dataset(config.data)
+    if (split := selection_split(dataset)) is None:
+        return None
+    records, missing = dataset.load_to_score(split, partial=config.eval.partial)
+    predictions = read_predictions(run / PREDICTIONS, dataset.vocabulary)
+    return score(predictions, dataset, split, config.eval, records, missing)

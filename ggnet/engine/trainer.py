@@ -8,11 +8,13 @@ micro-batches are averaged in the same way, so N processes equal one process wit
 (but for batch normalization, whose statistics are those of each process's batch).
 """
 
+import logging
 import math
 import os
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from ggnet.config import Config
 from ggnet.data.batch import Batch
-from ggnet.data.dataset import make_loader
+from ggnet.data.dataset import make_loader, worker_errors
 from ggnet.data.unseen import fix_unseen, open_dataset, training_records, training_vocabulary
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.engine.checkpoint import (
@@ -37,9 +39,17 @@ from ggnet.engine.checkpoint import (
     set_rng_state,
 )
 from ggnet.engine.distributed import Worker, join_workers
-from ggnet.engine.evaluation import RESULTS, check_vocabulary, predict_split, write_results
+from ggnet.engine.evaluation import (
+    RESULTS,
+    SELECTION,
+    check_vocabulary,
+    predict_split,
+    selection_split,
+    write_results,
+)
 from ggnet.engine.importing import load_initial_weights
 from ggnet.engine.inference import Predictor
+from ggnet.engine.lock import hold_run
 from ggnet.engine.logging import ResultsLog, TensorBoard, TrainingDisplay
 from ggnet.engine.optim import WeightAverage, build_optimizer, set_lr
 from ggnet.engine.signals import Interrupted, StopRequest
@@ -47,15 +57,15 @@ from ggnet.engine.step import Losses, StepReport
 from ggnet.errors import UserError
 from ggnet.eval.report import Report
 from ggnet.eval.score import score
-from ggnet.io import atomic_write
+from ggnet.io import atomic_write, temporary_prefix
 from ggnet.models import build_model
 from ggnet.nn import GGNetLoss
 
-SELECTION = ("val", "test")  # the splits that the best epoch is chosen by, the first that exists
 CONFIG, TENSORBOARD = "config.yaml", "tensorboard"
 # On a GPU the host reads a step's flags this many steps later, when the device has long computed
 # them: reading never waits. All processes read the same flags at the same step.
 FLAG_LAG = 2
+logger = logging.getLogger("ggnet")
 
 
 @dataclass
@@ -88,22 +98,28 @@ def train(
     That is val where the dataset has one, else test, else none.
 
     Args:
-        resume: the checkpoint to go on from (`load_checkpoint`), of the same configuration.
+        resume: the checkpoint to go on from (`load_checkpoint`), of the same configuration. It is
+            emptied: its tensors would take memory for as long as the training lasts.
 
     Returns:
         The final metrics on the main process, else None.
 
     Raises:
-        UserError: a problem with the dataset, the run folder, the device or the checkpoint; a
-            loss that is not finite, with the images' names.
+        UserError: a problem with the dataset, the run folder, the device or the checkpoint; another
+            process trains in the folder; a loss that is not finite, with the images' names.
         Interrupted: Ctrl-C or SIGTERM; last.pt holds the state.
     """
     console = console or Console()
-    with join_workers(config.train.device) as worker:
+    with (
+        join_workers(config.train.device) as worker,
+        hold_run(run) if worker.is_main else nullcontext(),
+        worker_errors(),
+    ):
         shown = console if worker.is_main else Console(quiet=True)
         trainer = Trainer(config, Path(run), worker, shown)
         if resume is not None:
             trainer.restore(resume)
+            resume.clear()
         elif config.train.init:
             trainer.initialize(config.train.init)
         return trainer.fit()
@@ -120,7 +136,7 @@ class Trainer:
         self.config = config = config.model_copy(update={"data": fixed})
         self.vocabulary = self.dataset.vocabulary
         self.records = training_records(self.dataset)
-        self.split = next((name for name in SELECTION if name in self.dataset.splits), None)
+        self.split = selection_split(self.dataset)
         self.scored, self.missing_images = None, 0
         if self.split is not None:
             self.scored, self.missing_images = self.dataset.load_to_score(
@@ -423,11 +439,14 @@ class Trainer:
                 f"{self.run} already holds a run. Continue it with `ggnet train --resume "
                 f"{self.run}`, or choose another folder with --out"
             )
+        self._write_config()
+        for name in (LAST, BEST):  # left by a process that was killed while writing
+            for stale in self.run.glob(f"{temporary_prefix(Path(name))}*"):
+                stale.unlink(missing_ok=True)
+
+    def _write_config(self) -> None:
         with atomic_write(self.run / CONFIG, "w") as file:
             yaml.safe_dump(self.config.model_dump(mode="json"), file, sort_keys=False)
-        for name in (LAST, BEST):  # left by a process that was killed while writing
-            for stale in self.run.glob(f".{name}.*"):
-                stale.unlink(missing_ok=True)
 
     def _save(self, name: str = LAST) -> None:
         """Write a checkpoint. All processes call it, for the sum of their losses."""
@@ -438,18 +457,25 @@ class Trainer:
         if not self.worker.is_main:
             return
         best = name == BEST  # for use, not for resuming: a third of the size
-        save_checkpoint(
-            self.run / name,
-            {
-                "config": self.config.model_dump(mode="json"),
-                "vocabulary": self.vocabulary.to_dict(),
-                "model": self.model.state_dict(),
-                "ema": self.average.module.state_dict() if self.average else None,
-                "optimizer": None if best else self.optimizer.state_dict(),
-                "progress": asdict(self.position),
-                "rng": None if best else rng_state(),
-            },
-        )
+        state = {
+            "config": self.config.model_dump(mode="json"),
+            "vocabulary": self.vocabulary.to_dict(),
+            "model": self.model.state_dict(),
+            "ema": self.average.module.state_dict() if self.average else None,
+            "optimizer": None if best else self.optimizer.state_dict(),
+            "progress": asdict(self.position),
+            "rng": None if best else rng_state(),
+        }
+        with hold_run(self.run) as folder:
+            if not folder.is_held():
+                logger.warning(
+                    "the run folder %s was deleted during the training: it is made again, without "
+                    "what it held",
+                    self.run,
+                )
+                folder.open()
+                self._write_config()
+            save_checkpoint(self.run / name, state)
 
     def _headline(self) -> str:
         config, worker, position = self.config, self.worker, self.position
