@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stderr
 
 from ggnet import __version__
 from ggnet.commands import COMMANDS
@@ -34,13 +35,13 @@ Settings are section.key=value; `ggnet train --print-config` lists them all.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 2 for a problem of the user's, 130 for Ctrl-C."""
-    parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
-    overrides = [item for item in rest if OVERRIDE.fullmatch(item)]  # given after an option
-    if len(overrides) < len(rest) or (rest and not hasattr(args, "overrides")):
-        parser.error(f"unrecognized arguments: {' '.join(x for x in rest if x not in overrides)}")
-    if overrides:
-        args.overrides += overrides
+    for stream in (sys.stdout, sys.stderr):  # file names need not be text of the terminal's kind
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    with (
+        nullcontext() if is_main() else redirect_stderr(None)
+    ):  # a mistake that all make is said once
+        args = _parse(argv)
     _show_warnings()
     try:
         status = args.command(args) or 0
@@ -73,6 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    overrides = [item for item in rest if OVERRIDE.fullmatch(item)]  # given after an option
+    if len(overrides) < len(rest) or (rest and not hasattr(args, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(x for x in rest if x not in overrides)}")
+    if overrides:
+        args.overrides += overrides
+    return args
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = argparse.ArgumentParser(
@@ -87,9 +99,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _show_warnings() -> None:
-    """The package's warnings on stderr, from one process only."""
+    """The package's warnings on stderr, from one process only; errors from each."""
     logger = logging.getLogger("ggnet")
-    logger.setLevel(logging.WARNING if is_main() else logging.CRITICAL)
+    logger.setLevel(logging.WARNING if is_main() else logging.ERROR)
     if not logger.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("warning: %(message)s"))
@@ -97,5 +109,12 @@ def _show_warnings() -> None:
 
 
 def _complain(message: str) -> None:
-    process = f" [process {os.environ['RANK']}]" if "RANK" in os.environ else ""
-    print(f"error{process}: {message}", file=sys.stderr)
+    if "RANK" in os.environ:
+        try:
+            from ggnet.engine.distributed import is_said
+        except ImportError:  # of torch; perhaps what the message is about
+            pass
+        else:
+            if is_said(message):
+                return
+    print(f"error: {message}", file=sys.stderr)

@@ -3,8 +3,7 @@
 import argparse
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 
 USER_ERROR = 2  # exit status, as argparse's: the user can put it right
@@ -33,17 +32,6 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings, e.g. train.lr=1e-3"
     )
-
-
-@contextmanager
-def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, to be called with (done, in all); elsewhere nothing."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(transient=True, disable=not Console().is_terminal) as bar:
-        task = bar.add_task(text)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def is_main() -> bool:

@@ -81,7 +81,7 @@ def _of_checkpoint(args: argparse.Namespace, out: Path | None) -> None:
     from ggnet.engine.plots import plot_report
     from ggnet.eval.writers import check_writable
 
-    console = Console(stderr=args.json)
+    console = Console(stderr=True)
     checkpoint = open_checkpoint(args.checkpoint)
     check_writable(args.write, checkpoint.vocabulary)
     out = out or checkpoint.path.parent

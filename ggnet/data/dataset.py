@@ -31,7 +31,8 @@ from ggnet.data.transport import Piped, Sender, tensors_in_flight
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 
-WAIT_SECONDS = 60.0  # without a batch, then it is said who is waited for
+WAIT_SECONDS = 60.0  # without a batch, then it is said what is waited for
+LOOK_SECONDS = 5.0  # between looks at whether the workers are alive
 logger = logging.getLogger("ggnet")
 
 
@@ -219,7 +220,7 @@ class HOILoader(DataLoader):
 
     def _next(self, batches: Iterator) -> ImageBatch | Piped | UserError | None:
         """The next item, None at the end."""
-        waited = 0.0
+        waited, told = 0.0, 0.0
         while True:
             try:
                 return next(batches, None)
@@ -227,6 +228,9 @@ class HOILoader(DataLoader):
                 if "timed out" not in str(error):
                     raise
             waited += self.timeout
+            if waited < told + WAIT_SECONDS:
+                continue
+            told = waited
             reason = "the loader processes are still reading. Is the disk or the network slow?"
             if stopped := _continue_stopped():
                 reason = f"loader process {stopped} was stopped; it goes on now"
@@ -317,7 +321,7 @@ def make_loader(
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=Sender(collate, tensors_in_flight(workers)),
-        timeout=WAIT_SECONDS if workers else 0,
+        timeout=min(WAIT_SECONDS, LOOK_SECONDS) if workers else 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,
         persistent_workers=train and workers > 0,

@@ -1,6 +1,8 @@
 """One process or many: the same training script under `python` and under `torchrun`."""
 
+import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ggnet.engine.device import choose_device
+from ggnet.errors import UserError
 
 # Others wait while the first process computes metrics or writes to a slow disk; a process that
 # died is noticed by torchrun, not by this limit.
 TIMEOUT = timedelta(hours=1)
 TORCHRUN_ECHO_SECONDS = 3.0
+LOST_PEER = r"Connection (closed|reset) by peer|Broken pipe|[Rr]emote process has exited"
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,30 @@ def join_workers(device: str = "auto") -> Iterator[Worker]:
     dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield worker
+    except RuntimeError as error:
+        if not re.search(LOST_PEER, str(error)):
+            raise
+        raise UserError("another process of this training has ended; see its message") from error
     finally:
         # gloo's threads take the interpreter's lock to let go of the last collective's tensors,
         # and ending the group waits for them while holding that lock: let them finish first.
         time.sleep(0.2)
         dist.destroy_process_group()
+
+
+def is_said(message: str) -> bool:
+    """Whether another process of this start has said `message` already.
+
+    Asks the store of torchrun's own process, which lives longer than any of them; False for other
+    launchers.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return False
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    key = f"ggnet/said/{attempt}/{hashlib.sha256(message.encode(errors='replace')).hexdigest()}"
+    try:
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5))
+        return store.add(key, 1) > 1
+    except (KeyError, RuntimeError, ValueError):
+        return False

@@ -1,10 +1,8 @@
 """Running a network over a split and scoring what it finds."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
 
 from ggnet.config import override
 from ggnet.data.annotations import Dataset, ImageRecord
@@ -20,6 +18,7 @@ from ggnet.eval.detection import read_detections
 from ggnet.eval.predictions import ImagePrediction, write_predictions
 from ggnet.eval.report import Report
 from ggnet.eval.score import score, warn_without_roles
+from ggnet.progress import progress
 
 RESULTS, PREDICTIONS = "results.csv", "predictions.json"
 SELECTION = ("val", "test")  # the splits that the best epoch is chosen by, the first that exists
@@ -50,14 +49,14 @@ def predict_split(
         rank=worker.rank,
         world_size=worker.world_size,
     )
-    batches: Iterable = loader
-    if console is not None and console.is_terminal:
-        batches = track(loader, "evaluating", total=len(loader), console=console, transient=True)
-    mine = []
-    for batch in batches:
-        if stop is not None and stop.requested and worker.world_size == 1:
-            raise Interrupted
-        mine += predictor(batch.images, batch.meta)
+    shown = console if console is not None and worker.is_main else Console(quiet=True)
+    mine: list[ImagePrediction] = []
+    with progress("evaluating batches", shown) as told:
+        for number, batch in enumerate(loader, 1):
+            if stop is not None and stop.requested and worker.world_size == 1:
+                raise Interrupted
+            mine += predictor(batch.images, batch.meta)
+            told(number, len(loader))
     shares = worker.gather(mine)
     return sorted((p for share in shares for p in share), key=lambda p: p.image_id)
 

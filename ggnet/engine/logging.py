@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from ggnet.errors import UserError
 from ggnet.io import atomic_write
 
 BAR_SECONDS, LINE_SECONDS = 1.0, 12.0  # between updates on a terminal, and elsewhere
@@ -89,12 +90,22 @@ class ResultsLog:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard; those of step `hidden_from` on that are there already are hidden."""
+    """Scalars for TensorBoard; those of step `hidden_from` on that are there already are hidden.
+
+    Raises:
+        UserError: it cannot write to the folder.
+    """
 
     def __init__(self, folder: Path, hidden_from: int | None = None):
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        self._writer = SummaryWriter(str(folder), purge_step=hidden_from)
+        try:
+            self._writer = SummaryWriter(str(folder), purge_step=hidden_from)
+        except (OSError, UnicodeError) as error:  # it wants names in UTF-8
+            raise UserError(
+                f"TensorBoard cannot write to {folder} ({error}); choose another folder with --out "
+                "or set train.tensorboard=false"
+            ) from error
 
     def add(self, values: dict[str, float], step: int) -> None:
         """Write one point of each curve."""

@@ -2,8 +2,6 @@
 
 import argparse
 
-from ggnet.commands.common import progress_bar
-
 SUMMARY = "make the bundled dataset"
 
 
@@ -21,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """See `ggnet.commands`."""
     from ggnet.data.scenes import generate
+    from ggnet.progress import progress
 
     counts = {"train": args.train, "test": args.test}
-    with progress_bar("generating") as progress:
-        generate(args.root, **counts, seed=args.seed, size=args.size, progress=progress)
+    with progress("generating") as told:
+        generate(args.root, **counts, seed=args.seed, size=args.size, progress=told)
     print(f"{args.train} training and {args.test} test images in {args.root}")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ggnet.commands.common import SHOWN, progress_bar
+from ggnet.commands.common import SHOWN
 
 SUMMARY = "find broken records and images (exit status 1 if any)"
 
@@ -21,9 +21,10 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ggnet.data.tools import verify_dataset
+    from ggnet.progress import progress
 
-    with progress_bar("reading images") as progress:
-        result = verify_dataset(args.root, read_images=not args.no_images, progress=progress)
+    with progress("reading images") as told:
+        result = verify_dataset(args.root, read_images=not args.no_images, progress=told)
     console = Console()
     console.print(result.table())
     if result.ok:

@@ -1,0 +1,216 @@
+"""Loader processes on a bad day: signals, little shared memory, few files, killed, stopped."""
+
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import active_children
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ggnet.config import load_config
+from ggnet.data.annotations import ImageRecord
+from ggnet.data.dataset import HOILoader, make_loader, worker_errors
+from ggnet.data.transport import FEW_FILES
+from ggnet.data.vocabulary import Vocabulary
+from ggnet.errors import UserError
+
+VOCABULARY = Vocabulary("tiny", ("person", "dog"), (1, 2), ("pet",), (1,), ((0, 1),))
+SIDE, COUNT = 256, 12
+
+
+def loader(folder, **overrides):
+    """Of twelve images, two a batch."""
+    records = []
+    for number in range(COUNT):
+        path = folder / f"{number}.png"
+        if not path.exists():
+            Image.fromarray(np.full((SIDE, SIDE, 3), number, np.uint8)).save(path)
+        boxes, labels = np.array([[0.0, 0, 99, 99], [50, 50, 150, 150]]), np.array([0, 1])
+        pairs = np.array([[0, 1, 0]])
+        records.append(ImageRecord(path.name, str(number), path, boxes, labels, pairs))
+    values = {"data.input_size": [SIDE, SIDE], "data.workers": 1, "train.batch_size": 2}
+    values |= overrides
+    config = load_config(None, [f"{key}={value}" for key, value in values.items()])
+    return make_loader(records, VOCABULARY, config, train=True)
+
+
+def content(batches):
+    return [(batch.images.clone(), batch.objects.clone()) for batch in batches]
+
+
+def assert_same(mine, theirs):
+    assert len(mine) == len(theirs) == COUNT // 2
+    for (image, objects), (expected, expected_objects) in zip(mine, theirs, strict=True):
+        assert torch.equal(image, expected)
+        assert image.stride() == expected.stride()
+        assert torch.equal(objects, expected_objects)
+
+
+def test_workers_outlive_signals_to_all_processes(tmp_path):
+    """Slurm, systemd and `timeout` signal the whole group; the trainer needs its batches still."""
+    batches = iter(loader(tmp_path))
+    next(batches)
+    [worker] = active_children()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)
+    assert len(list(batches)) == COUNT // 2 - 1
+
+
+def test_signals_while_workers_are_born(tmp_path):
+    """From the very beginning, before a worker has run a line of its own."""
+    script = f"""
+import os, signal, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from pathlib import Path
+from test_workers import COUNT, loader
+from ggnet.engine.signals import StopRequest
+fork = os.fork
+def signalled():
+    pid = fork()
+    if pid:
+        os.system(f"kill -TERM {{pid}}")
+    return pid
+os.fork = signalled
+with StopRequest():
+    print(len(list(loader(Path({str(tmp_path)!r}), **{{"data.workers": 2}}))))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == [str(COUNT // 2)], done.stderr
+
+
+def test_the_parent_can_end_a_worker(tmp_path):
+    """torch does so at last; a worker that nothing ends is waited for for ever."""
+    batches = iter(loader(tmp_path))
+    next(batches)
+    [worker] = active_children()
+    worker.terminate()
+    worker.join(20)
+    assert worker.exitcode == 0
+
+
+def test_without_shared_memory_batches_come_through_a_pipe(tmp_path, monkeypatch, caplog):
+    """As where /dev/shm is full: torch's own words, once some batches have come."""
+    share, calls = torch.Tensor.share_memory_, []
+
+    def full(self):
+        calls.append(1)
+        if len(calls) > 25:
+            raise RuntimeError("unable to allocate shared memory(shm) for file: No space left (28)")
+        return share(self)
+
+    expected = content(loader(tmp_path, **{"data.workers": 0}))
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    monkeypatch.setattr(HOILoader, "_told", set())
+    with caplog.at_level(logging.WARNING, "ggnet"):
+        assert_same(content(loader(tmp_path)), expected)
+    assert caplog.text.count("/dev/shm is too small") == 1
+    assert "--shm-size" in caplog.text
+
+
+def in_small_shared_memory(script, size):
+    """Run Python where /dev/shm has `size`, as in a container; skips where one cannot."""
+    mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("no mount namespaces here")
+    command = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "-c"]
+    return subprocess.run([*command, script], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of Linux")
+def test_a_container_with_little_shared_memory(tmp_path):
+    """1 MB holds no batch of 1.5 MB: without care, training waits for ever."""
+    script = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from pathlib import Path
+from test_workers import loader
+print(len(list(loader(Path({str(tmp_path)!r})))))
+"""
+    try:
+        done = in_small_shared_memory(script, "1m")
+    except FileNotFoundError:
+        pytest.skip("no unshare here")
+    assert done.stdout.split() == [str(COUNT // 2)], done.stderr
+    assert "/dev/shm is too small for the batches (its size is 1 MB" in done.stderr
+
+
+def test_few_files(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(HOILoader, "_told", set())
+    expected = content(loader(tmp_path, **{"data.workers": 0}))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    here = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (here + 40, hard))
+    try:
+        with caplog.at_level(logging.WARNING, "ggnet"):
+            assert_same(content(loader(tmp_path)), expected)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (here + 2, hard))
+        with pytest.raises(UserError, match="Too many open files. Set data.workers lower"):
+            list(loader(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert FEW_FILES.format(limit=here + 40) in caplog.text
+
+
+def test_a_killed_worker_is_an_error_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setattr("ggnet.data.dataset.LOOK_SECONDS", 1)
+    batches = iter(loader(tmp_path))
+    next(batches)
+    [worker] = active_children()
+    with worker_errors(), pytest.raises(UserError, match="that loads images failed.*was killed"):
+        kill(worker, batches)
+
+
+def kill(worker, batches):
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()  # so that torch's own handler of the signal finds nothing
+    list(batches)
+
+
+def test_a_worker_that_dies_during_a_step(tmp_path):
+    """torch raises from a signal's handler, in the midst of whatever is done then."""
+
+    batches = iter(loader(tmp_path))
+    next(batches)
+    [worker] = active_children()
+    with pytest.raises(UserError, match="set data.workers lower"), worker_errors():
+        step(worker)
+
+
+def step(worker):
+    os.kill(worker.pid, signal.SIGKILL)
+    time.sleep(30)
+
+
+def test_a_batch_that_cannot_be_sent_is_no_endless_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr("ggnet.data.transport.Sender.__call__", lambda *_: lambda: "no pickle")
+    with pytest.raises(UserError, match="a process that loads images failed"):
+        list(loader(tmp_path))
+
+
+def test_a_stopped_worker_is_named_and_goes_on(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("ggnet.data.dataset.WAIT_SECONDS", 0.5)
+    batches = iter(loader(tmp_path))
+    next(batches)
+    [worker] = active_children()
+    os.kill(worker.pid, signal.SIGSTOP)
+    assert len(list(batches)) == COUNT // 2 - 1
+    assert f"loader process {worker.pid} was stopped; it goes on now" in caplog.text
+
+
+def test_a_slow_disk_is_waited_for(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("ggnet.data.dataset.WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("ggnet.data.dataset.read_image", slow_image)
+    assert len(list(loader(tmp_path))) == COUNT // 2
+    assert "the loader processes are still reading" in caplog.text
+
+
+def slow_image(path):
+    time.sleep(0.3)
+    return np.zeros((SIDE, SIDE, 3), np.uint8)
