@@ -1,13 +1,13 @@
 """Time and memory of the operators and their peers, in one run.
 
-    python -m bench                                    everything, as in the README
+    python -m bench                                    everything, as in docs/benchmarks.md
     python -m bench --op actpoint --mode full --dtype float32 --provider ggnet torchvision
     python -m bench --op actpoint --shape 2,64,64,96,3
     python -m bench model                              whole networks: python -m bench model --help
 
 Peers that are not installed are skipped, with the reason. On a CPU, ggnet is measured with one
 thread as well. Results go to a JSON file with the machine's description; `--report FILE` prints one
-again, and `--publish FILE...` makes the tables of README.md and docs/bench-cpu.png.
+again, and `--publish FILE...` makes the tables of docs/benchmarks.md and docs/bench-cpu.png.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The tables of README.md and the picture docs/bench-cpu.png, from results files of the driver."""
+"""The tables of docs/benchmarks.md and the picture beside it, from results files of the driver."""
 
 import re
 from pathlib import Path
@@ -70,21 +70,21 @@ GPU_GOALS = [
 
 def publish(files: list[dict]) -> None:
     """Tables of the files, CPUs and GPUs each in a place; a picture of the first CPU."""
-    path = ROOT / "README.md"
-    readme = path.read_text(encoding="utf-8")
+    path = ROOT / "docs/benchmarks.md"
+    page = path.read_text(encoding="utf-8")
     for kind, begin in BEGIN.items():
         of_kind = [f for f in files if bool(f["machine"].get("gpu")) == (kind == "gpu")]
         if not of_kind:
             continue
         text = f"{begin}\n" + "\n".join(map(markdown, of_kind)) + END
         pattern = f"{re.escape(begin)}.*?{re.escape(END)}"
-        readme, found = re.subn(pattern, lambda _, text=text: text, readme, flags=re.DOTALL)
+        page, found = re.subn(pattern, lambda _, text=text: text, page, flags=re.DOTALL)
         if found != 1:
             raise SystemExit(f"{path} has {found} places between '{begin}' and '{END}', expected 1")
         if kind == "cpu":
             draw(of_kind[0], ROOT / "docs/bench-cpu.png")
     with atomic_write(path, "w") as file:
-        file.write(readme)
+        file.write(page)
 
 
 def cases(results: dict) -> dict[tuple, dict[str, dict]]:

@@ -76,15 +76,12 @@ class Canvas:
         self.disc(center, 6.5, color, _WHITE)
         self.disc(center, 1.6, _WHITE, _WHITE)
 
-    def listing(self, chips: Sequence[Chip]) -> None:
-        """Number the chips' anchors and list their texts below the picture, in columns."""
+    def listing(self, chips: Sequence[Chip], boxes: np.ndarray, marks: np.ndarray) -> None:
+        """As `chips`, of numbers alone; the texts are listed below the picture, in columns."""
         pad, line = self._padding()
         numbers = [[(str(number), _WHITE)] for number in range(1, len(chips) + 1)]
-        for chip, number in zip(chips, numbers, strict=True):
-            size = np.array(self._chip_size([number]))
-            room = np.array(self.pixels.shape[1::-1]) - size
-            corner = (np.asarray(chip.anchor) * self.scale - size / 2).clip(0, room)
-            self._draw_chip([number], np.concatenate([corner, corner + size]), chip.stripe)
+        short = [chip._replace(lines=[number]) for chip, number in zip(chips, numbers, strict=True)]
+        self.chips(short, boxes, marks)
         blocks = [
             [[*number, ("  ", _WHITE), *chip.lines[0]], *chip.lines[1:]]
             for chip, number in zip(chips, numbers, strict=True)

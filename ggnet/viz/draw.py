@@ -287,10 +287,10 @@ def _draw_pairs(canvas: Canvas, pairs: list[_Pair], listed: bool) -> None:
         way = np.linspace(0, 1, 13)[:, None]
         marks += [human + way * (pair.point - human), pair.point + way * (object_ - pair.point)]
     chips = [Chip(pair.lines, pair.point, color) for pair, color in colored]
-    if listed and sum(len(pair.lines) for pair in pairs) >= LISTED:
-        canvas.listing(chips)
-    elif chips:
-        canvas.chips(chips, np.stack([box for box, _ in boxes]), np.concatenate(marks))
+    if chips:
+        many = listed and sum(len(pair.lines) for pair in pairs) >= LISTED
+        place = canvas.listing if many else canvas.chips
+        place(chips, np.stack([box for box, _ in boxes]), np.concatenate(marks))
 
 
 def _line(prediction: ImagePrediction, vocabulary: Vocabulary, i: int) -> TextLine:

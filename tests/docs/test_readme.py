@@ -1,0 +1,65 @@
+"""README.md: its commands in the order printed, its snippet, its links."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from docs.pages import ROOT, Shell, blocks, commands
+from PIL import Image
+
+# What makes `ggnet demo` and a training small; the commands are otherwise as printed.
+SMALL = (
+    "model.width=16 model.points_per_step=9 train.batch_size=4 data.workers=0 train.device=cpu "
+    "train.tensorboard=false"
+)
+SCENES = "scenes.train=8 scenes.test=2"
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")),
+]
+
+
+@pytest.mark.slow
+def test_commands_in_order(tmp_path):
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 150, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "photo.jpg")
+    shell = Shell(folder)
+    lines = commands("README.md")
+    assert lines[:2] == ["make demo", "make test"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert "$(BIN)/ggnet demo" in makefile  # all that `make demo` does when it has set up
+    shell.run(f"ggnet demo {SMALL} {SCENES} train.epochs=1")
+    [snippet] = blocks("README.md", "python")
+    (folder / "snippet.py").write_text(snippet)
+    shell.run("python snippet.py")
+    for line in lines[2:]:
+        if " train --config demo" in line:
+            shell.interrupt(f"{line} {SMALL}", Path("runs/demo-2/last.pt"))
+        elif "--resume" in line:
+            assert "Results in runs/demo-2" in shell.run(line)
+        else:
+            shell.run(line)
+    assert (folder / "runs/predict/photo.png").exists()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        if "://" not in target:
+            assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_presets_and_settings_named_in_pages_exist():
+    """`section.key` in a page is a key of the configuration."""
+    from ggnet.config import DemoConfig
+
+    sections = DemoConfig().model_dump()
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for section, key in re.findall(r"\b(model|data|loss|train|eval|scenes)\.([a-z_]+)=", text):
+            assert key in sections[section], f"{page}: {section}.{key}"
