@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write the predictions for another evaluator: ppdm-json, vcoco-pickle, hico-mat "
         "(ho-rcnn's format 'all'); may be repeated",
     )
-    parser.add_argument("--split", default="test", help="of the dataset (default: %(default)s)")
+    parser.add_argument("--split", help="of the dataset (default: test, or val without a test)")
     parser.add_argument(
         "--partial",
         action="store_true",
@@ -104,7 +104,8 @@ def _of_file(args: argparse.Namespace, out: Path | None) -> None:
     config = load_config(None, args.overrides)
     dataset = open_dataset(config.data)
     check_writable(args.write, dataset.vocabulary)
-    report = score_file(args.predictions, dataset, args.split, config.eval)
+    split = args.split or dataset.split_to_score
+    report = score_file(args.predictions, dataset, split, config.eval)
     if out:
         report.write(out)
         plot_report(report, out)
@@ -135,7 +136,7 @@ def _show(report: "Report", args: argparse.Namespace, out: Path | None) -> None:
             highlight=False,
         )
     if out:
-        text = f"Results in {out}; every class in {CLASSES}"
+        text = f"Results of split {report.split} in {out}; every class in {CLASSES}"
         console.print(text + ("" if args.classes else " and with --classes"), soft_wrap=True)
     if written:
         console.print(f"For other evaluators: {', '.join(written)}", soft_wrap=True)

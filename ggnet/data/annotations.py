@@ -90,6 +90,11 @@ class Dataset:
         images = files.images if look_for_images else None
         return load_annotations(files.annotations, images, self.vocabulary, problems)
 
+    @property
+    def split_to_score(self) -> str:
+        """The split that is evaluated where none is named: test, or val without a test."""
+        return "val" if "val" in self.splits and "test" not in self.splits else "test"
+
     def load_to_score(self, split: str, *, partial: bool = False) -> tuple[list[ImageRecord], int]:
         """The records of a split whose images are there, and how many images are missing.
 
@@ -274,6 +279,14 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not UTF-8 text: {error.reason}; expected JSON") from None
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name longer than any can be has none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def hoi_counts(records: Iterable[ImageRecord], vocabulary: Vocabulary) -> np.ndarray:
     """(HOIs,) int64: how many pairs of each HOI there are; rare HOIs have few in training."""
     counts = np.zeros(len(vocabulary.hois), dtype=np.int64)
@@ -340,7 +353,7 @@ class _Reader:
         if not isinstance(entry.get("annotations"), list):
             return self._note("no annotations", f"annotations: {_shown(entry.get('annotations'))}")
         path = Path(name) if folder is None else folder / name
-        if folder is not None and not path.is_file():
+        if folder is not None and not is_file(path):
             return self._note("missing image", f"no file {path}")
         self.paths.append(None if folder is None else path)
         boxes, labels, kept = self._boxes(entry["annotations"])

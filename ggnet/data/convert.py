@@ -117,7 +117,7 @@ def convert(
             description["splits"][split]["roles"] = f"{split}_roles.json"
             _write_lines(output / f"{split}_roles.json", content.roles)
     with atomic_write(output / "dataset.json", "w") as file:
-        file.write(json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+        file.write(json.dumps(description, indent=1) + "\n")
     if problems is None:
         found.log()
     return load_dataset(output)
@@ -145,7 +145,8 @@ def _rest(shares: Mapping[str, float], split: str) -> float:
 def _hold_out(train: Content, share: float, split: str) -> Content:
     """Take a share of the images, one at least, out of `train`."""
     order = sorted(
-        train.entries, key=lambda entry: hashlib.sha256(entry.file_name.encode()).digest()
+        train.entries,
+        key=lambda entry: hashlib.sha256(entry.file_name.encode(errors="surrogatepass")).digest(),
     )
     count = max(1, round(share * len(order)))
     if count >= len(order):
@@ -189,7 +190,9 @@ def number_names(contents: Iterable[Content], person: str, name: str) -> Vocabul
     if any(ids != given[0] for ids in given):
         raise UserError("the files of the splits give their categories different ids; expected one")
     names = [person, *sorted(objects - {person})]
-    object_ids = given[0] or {name: number for number, name in enumerate(names, 1)}
+    object_ids = given[0]
+    if object_ids is None or any(type(id_) is not int for id_ in object_ids.values()):
+        object_ids = {name: number for number, name in enumerate(names, 1)}
     verb_ids = {verb: number for number, verb in enumerate(verbs, 1)}
     hois = set()
     for entry in entries:

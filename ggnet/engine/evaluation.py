@@ -95,7 +95,7 @@ def evaluate_checkpoint(
     out: Path | None = None,
     console: Console | None = None,
     *,
-    split: str = "test",
+    split: str | None = None,
     detections: str | Path | None = None,
 ) -> Report | None:
     """Metrics of a checkpoint on a split, written to files.
@@ -106,7 +106,7 @@ def evaluate_checkpoint(
         out: where predictions.json, metrics.json and ap_per_class.csv go; None: beside the
             checkpoint.
         console: where progress is shown.
-        split: of the dataset.
+        split: of the dataset; None: test, or val without a test.
         detections: a file of another detector's boxes (`read_detections`), to be used in place of
             the network's own.
 
@@ -122,6 +122,7 @@ def evaluate_checkpoint(
     check_same_config(checkpoint.config, config, path, {"data", "eval", "train"})
     dataset = open_dataset(config.data)
     check_vocabulary(dataset, checkpoint.vocabulary, path)
+    split = split or dataset.split_to_score
     records, missing = dataset.load_to_score(split, partial=config.eval.partial)
     with join_workers(config.train.device) as worker, worker_errors():
         predictor = Predictor.of(checkpoint, worker.device, config)

@@ -121,3 +121,19 @@ def test_another_split(scenes, tmp_path, capsys):
     assert again["classes"] == metrics["classes"]
     assert main(["eval", str(run), "--split", "val"]) == 2
     assert "no split 'val'; it has train, test" in capsys.readouterr().err
+
+
+def test_val_stands_in_for_a_test_that_is_not_there(scenes, tmp_path, capsys):
+    """And a split alone is scored, if the dataset lists its rare HOIs."""
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes.root, root)
+    description = json.loads((root / "dataset.json").read_text())
+    description |= {"splits": {"val": description["splits"]["test"]}, "rare": [0]}
+    (root / "dataset.json").write_text(json.dumps(description))
+    (root / "train.json").unlink()
+    run = checkpoint(tmp_path, scenes)
+    assert main(["eval", str(run), f"data.root={root}"]) == 0
+    assert f"Results of split val in {run}" in capsys.readouterr().out
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["split"] == "val"
+    assert {"rare", "non-rare"} <= metrics["mean_ap"]["default"].keys()

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from ggnet.data.annotations import is_file
 from ggnet.data.formats.entry import Entry
 from ggnet.data.problems import Problems
 
@@ -49,8 +50,7 @@ def file_name(given: str, folder: Path) -> str:
     """
     *tails, name = _tails(given)
     bare = UPLOAD.sub("", name)
-    found = (text for text in (*tails, name, bare) if (folder / text).is_file())
-    return next(found, bare)
+    return next((text for text in (*tails, name, bare) if is_file(folder / text)), bare)
 
 
 def _tails(given: str) -> Iterator[str]:
