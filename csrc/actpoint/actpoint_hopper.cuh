@@ -120,6 +120,25 @@ __device__ __forceinline__ void init_stages(uint64_t* full, uint64_t* empty, int
   }
   mbarrier_init_fence();
 }
+// A consumer's turns: multiply(stage) fences and starts the products of a step. They run into the
+// next turn, where the stage is given back: then they are done.
+template <class F>
+__device__ __forceinline__ void consume(uint64_t* full, uint64_t* empty, Ring& ring, int lane,
+                                        int steps, F multiply) {
+  int released = 0;
+  for (int step = 0; step < steps; ++step) {
+    mbarrier_wait(full + ring.stage, ring.parity);
+    multiply(ring.stage);
+    wgmma_commit();
+    wgmma_wait<1>();  // the step before is done with its stage
+    if (step > 0) {
+      if (lane == 0) mbarrier_arrive(empty + released);
+      released = released + 1 == ring.stages ? 0 : released + 1;
+    }
+    ring.advance();
+  }
+  wgmma_wait<0>();
+}
 // A producer's warp has written its part of a stage.
 __device__ __forceinline__ void filled(uint64_t* full) {
   fence_async_shared();

@@ -91,10 +91,8 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
     for (int part = 0; part < kParts; ++part)
 #pragma unroll
       for (int i = 0; i < kWide / 2; ++i) sum[part][i] = 0.0f;
-    int released = 0;
-    for (int step = 0; step < steps; ++step) {
-      mbarrier_wait(full + ring.stage, ring.parity);
-      const unsigned char* stage = shared + ring.stage * kStageBytes;
+    consume(full, empty, ring, lane, steps, [&](int number) {
+      const unsigned char* stage = shared + number * kStageBytes;
       const uint64_t samples = matrix_descriptor(
           stage + threadIdx.x / kWarpgroup * (kTile / 2) * kPanelBytes, 8 * kPanelBytes);
       const uint64_t weights = matrix_descriptor(stage + kSampleBytes, 8 * kPanelBytes);
@@ -106,15 +104,7 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
           Wgmma<kWide, T>::shared_rows(sum[part], hopper_advance(samples, i * 32),
                                        hopper_advance(weights, part * kWide * kPanelBytes + i * 32),
                                        true);
-      wgmma_commit();
-      wgmma_wait<1>();  // the step before is done with its stage
-      if (step > 0) {
-        if (lane == 0) mbarrier_arrive(empty + released);
-        released = released + 1 == stages ? 0 : released + 1;
-      }
-      ring.advance();
-    }
-    wgmma_wait<0>();
+    });
 
     const T* bias = static_cast<const T*>(p.bias);
 #pragma unroll

@@ -126,10 +126,8 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformW
     for (int m = 0; m < kBlocksM; ++m)
 #pragma unroll
       for (int i = 0; i < kGradChannels / 2; ++i) sum[m][i] = 0.0f;
-    int released = 0;
-    for (int step = 0; step < steps; ++step) {
-      mbarrier_wait(full + ring.stage, ring.parity);
-      const unsigned char* stage = shared + ring.stage * kStageBytes;
+    consume(full, empty, ring, lane, steps, [&](int number) {
+      const unsigned char* stage = shared + number * kStageBytes;
       const uint64_t gradient =
           matrix_descriptor(stage + warpgroup * kBlocksM * kPanelStep, 8 * kPanelBytes, kPanelStep);
       const uint64_t samples =
@@ -142,15 +140,7 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformW
           Wgmma<kGradChannels, T>::shared_columns(
               sum[m], hopper_advance(gradient, m * kPanelStep + i * 16 * kPanelBytes),
               hopper_advance(samples, i * 16 * kPanelBytes), true);
-      wgmma_commit();
-      wgmma_wait<1>();  // the step before is done with its stage
-      if (step > 0) {
-        if (lane == 0) mbarrier_arrive(empty + released);
-        released = released + 1 == kGradStages ? 0 : released + 1;
-      }
-      ring.advance();
-    }
-    wgmma_wait<0>();
+    });
 
     float* partial =
         p.weight_sums + (static_cast<long long>(blockIdx.z) * points + k) * s.outputs * s.channels;
