@@ -1,7 +1,7 @@
 """actpoint_aggregate in Triton: the deformable convolution on raw points."""
 
 import torch
-from ggnet.kernels import deform
+from ggnet.kernels import deform_backward, deform_forward
 from ggnet.kernels.common import NAMESPACE, operator
 from torch import Tensor
 
@@ -22,7 +22,7 @@ def actpoint_aggregate(
     tf32: bool = False,
 ) -> Tensor:
     side = weight.shape[2]
-    return deform.forward(
+    return deform_forward.forward(
         features,
         points[:, : 2 * side * side],
         base_offset,
@@ -52,7 +52,7 @@ def actpoint_aggregate_backward(
     side = weight.shape[2]
     if output is not None:  # of the ReLU: where it is NaN, the gradient passes
         grad_output = torch.where(output <= 0, 0, grad_output)
-    grad_features, grad_points, grad_weight, grad_bias = deform.backward(
+    grad_features, grad_points, grad_weight, grad_bias = deform_backward.backward(
         grad_output,
         features,
         points[:, : 2 * side * side],

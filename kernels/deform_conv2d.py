@@ -1,6 +1,6 @@
 """deform_conv2d in Triton."""
 
-from ggnet.kernels import deform
+from ggnet.kernels import deform_backward, deform_forward
 from ggnet.kernels.common import NAMESPACE, operator
 from torch import Tensor
 
@@ -25,7 +25,7 @@ def deform_conv2d(
     *,
     tf32: bool = False,
 ) -> Tensor:
-    return deform.forward(
+    return deform_forward.forward(
         input,
         offset,
         None,
@@ -58,7 +58,7 @@ def deform_conv2d_backward(
     tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     wants_offset, wants_mask = bool(wanted & Wanted.POINTS), bool(wanted & Wanted.MASK)
-    grad_input, grad_points, grad_weight, grad_bias = deform.backward(
+    grad_input, grad_points, grad_weight, grad_bias = deform_backward.backward(
         grad_output,
         input,
         offset,

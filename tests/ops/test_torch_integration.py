@@ -1,5 +1,7 @@
 """opcheck, torch.compile and torch.export, for every operator."""
 
+import itertools
+
 import pytest
 import torch
 from op_testing import randn
@@ -8,6 +10,7 @@ from torch import nn
 from torch.library import opcheck
 
 from ggnet import ops
+from ggnet.ops._operators import SCHEMAS
 
 OPS = torch.ops.ggnet
 
@@ -216,6 +219,11 @@ def opcheck_cases():
     yield "topk_peaks", (f32(2, 3, 7, 8).bfloat16(), 9, 3), {}
     yield "match_points", (*map(list, MATCH[:3]), *MATCH[3:], PAIRS, 0, 1), {}
     yield "match_points", (*map(list, MATCH[:3]), *MATCH[3:], None, 1, 2), {}
+
+
+def test_every_operator_is_here():
+    assert {name.partition(" ")[0] for name in FUNCTIONS} >= set(ops.OPERATORS)
+    assert {name for name, *_ in opcheck_cases()} == set(itertools.chain(*SCHEMAS.values()))
 
 
 @pytest.mark.parametrize(

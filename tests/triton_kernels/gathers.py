@@ -30,7 +30,7 @@ def main() -> None:
     from ggnet import kernels
 
     kernels.load()
-    from ggnet.kernels import deform
+    from ggnet.kernels import deform_backward, deform_forward
 
     pixels, taps = CELLS**2, SIDE**2
     features = torch.randn(1, CHANNELS, CELLS, CELLS).to(memory_format=torch.channels_last)
@@ -45,10 +45,10 @@ def main() -> None:
 
     def backward(*wanted: bool) -> None:
         tensors = (grad, features, offset, None, None, weight)
-        deform.backward(*tensors, steps, False, wanted, False, False)
+        deform_backward.backward(*tensors, steps, False, wanted, False, False)
 
     runs = {
-        "forward_kernel": lambda: deform.forward(
+        "forward_kernel": lambda: deform_forward.forward(
             features, offset, None, None, weight, None, steps, False, False, False
         ),
         "backward_kernel": lambda: backward(True, True, False, False),

@@ -1,5 +1,6 @@
 """What the operators launch at the sizes of GGNet, recorded on meta tensors: nothing runs."""
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,15 +53,21 @@ def launches(case: Case, target: str) -> list[Launch]:
     kernels.load()
     found: list[Launch] = []
     module = importlib.import_module(f"ggnet.kernels.{case.op}")
-    deform = importlib.import_module("ggnet.kernels.deform")
+    launching = [
+        importlib.import_module(f"ggnet.kernels.{name}")
+        for name in (case.op, "deform_forward", "deform_backward")
+    ]
     half = case.op == "hna_loss" and case.dtype != torch.float32
     names = (case.op, f"{case.op}_{'gradient' if half else 'backward'}")
     functions = [getattr(module, name, None) for name in names]
-    with (
-        mock.patch.object(module, "wrap_triton", lambda k: Recorder(k, found), create=True),
-        mock.patch.object(deform, "wrap_triton", lambda k: Recorder(k, found)),
-        mock.patch.object(torch.version, "hip", "7.0" if target.startswith("gfx") else None),
-    ):
+    with contextlib.ExitStack() as patches:
+        for place in launching:
+            recorder = mock.patch.object(
+                place, "wrap_triton", lambda k: Recorder(k, found), create=True
+            )
+            patches.enter_context(recorder)
+        hip = "7.0" if target.startswith("gfx") else None
+        patches.enter_context(mock.patch.object(torch.version, "hip", hip))
         # Not through the dispatcher, which would call the fake kernels.
         CALLS[case.op](*(f and f._init_fn for f in functions), case)
     return found

@@ -1,6 +1,7 @@
 """The choice among configurations is short, made once for a class of sizes, and kept on disk."""
 
 import importlib
+import pkgutil
 from unittest import mock
 
 import pytest
@@ -17,10 +18,15 @@ MAX_CONFIGS = 3  # each takes seconds to compile and a tenth of one to time
 
 def tuned_kernels() -> dict[str, Autotuner]:
     kernels.load()
-    modules = [importlib.import_module(f"ggnet.kernels.{m}") for m in (*OPERATORS, "deform")]
+    names = [module.name for module in pkgutil.iter_modules(kernels.__path__)]
+    modules = [importlib.import_module(f"ggnet.kernels.{name}") for name in names]
     found = {k: v for m in modules for k, v in vars(m).items() if isinstance(v, Autotuner)}
     assert found
     return found
+
+
+def test_every_operator_is_recorded():
+    assert {case.op for case in CASES.values()} == set(OPERATORS)
 
 
 @pytest.mark.parametrize("name", tuned_kernels())
