@@ -5,8 +5,8 @@ The same decomposition as csrc/actpoint: an implicit GEMM whose columns never ex
 order of sums depends on the chosen block sizes, not on the run: results repeat bit by bit for one
 choice, which Triton's cache keeps.
 
-Kernels spell out what `points_of` and `sizes_of` give: Triton takes tuples, but torch.compile, which
-has to see the kernels, knows numbers and tensors alone.
+Kernels spell out what `points_of` and `sizes_of` give: Triton takes tuples, but torch.compile,
+which has to see the kernels, knows numbers and tensors alone.
 """
 
 import triton
