@@ -122,6 +122,55 @@ def test_non_contiguous_arguments():
         assert_close(f"gradient {i}", one, other.double(), torch.float32)
 
 
+@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_slices_of_channels_last_tensors(dtype, isa, monkeypatch):
+    """Channels adjacent, pixels not, at any offset from a vector's boundary."""
+    monkeypatch.setenv("GGNET_CPU_ISA", isa)
+    wide = [t.to(dtype) for t in inputs(SHAPES[4])]
+    for first, count in ((0, 8), (1, 7), (3, 13), (5, 1)):
+        features = wide[0].contiguous(memory_format=torch.channels_last)[:, first : first + count]
+        weight = wide[2].contiguous(memory_format=torch.channels_last)[:, first : first + count]
+        for crop in (slice(None), slice(1, None)):
+            tensors = [
+                features[:, :, crop],
+                wide[1][:, :, crop],
+                weight,
+                wide[3],
+                wide[4][:, :, crop],
+            ]
+            grad_output = randn(3, 12, 5, 13, seed=6).to(dtype)
+            grad_output = grad_output.contiguous(memory_format=torch.channels_last)
+            grad_output = grad_output[:, 2:11, crop]
+            leaves = [t.detach().requires_grad_() for t in tensors]
+            output = ops.actpoint_aggregate(*leaves)
+            output.backward(grad_output)
+            doubles = [t.detach().double().requires_grad_() for t in tensors]
+            exact = reference.actpoint_aggregate(*doubles)
+            exact.backward(grad_output.double())
+            assert_close("output", output, exact, dtype)
+            for leaf, double in zip(leaves, doubles, strict=True):
+                assert_close("gradient", leaf.grad, double.grad, dtype)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize(
+    ("batch", "height", "width"),
+    [(1, 32, 16), (1, 37, 33), (2, 64, 17), (1, 16, 64), (1, 90, 12)],
+)
+def test_maps_of_many_tiles(batch, height, width, layout):
+    """The backward cuts an image of 16 tiles and more into sections, whose gradients of the rows
+    that several meet are added up; far offsets meet all rows."""
+    for spread in (2.0, 30.0):
+        compare_with_reference(
+            lambda *t: ops.actpoint_aggregate(*t, relu=True),
+            lambda *t: reference.actpoint_aggregate(*t, relu=True),
+            inputs((batch, 5, 3, height, width, 3), spread=spread),
+            torch.float32,
+            layout,
+        )
+
+
 def test_points_on_the_regular_grid_are_a_convolution():
     features, _, weight, bias, _ = inputs(SHAPES[4])
     points = torch.zeros(3, 75, *features.shape[2:], dtype=torch.float64)

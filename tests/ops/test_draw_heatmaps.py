@@ -90,6 +90,22 @@ def test_positives_cover_negatives_where_their_gaussian_vanishes(factor):
     assert map.count_nonzero() == 9 * 13
 
 
+@pytest.mark.interpreted({"shape": (1, 1, 5, 40)}, {"shape": (1, 2, 40, 5)})
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 5, 40), (1, 1, 1, 33), (1, 2, 40, 5), (2, 1, 3, 64)], ids=str
+)
+def test_windows_wider_than_high_and_higher_than_wide(shape):
+    height, width = shape[2:]
+    rows = [
+        (shape[0] - 1, shape[1] - 1, y, x, radius, sign)
+        for y, x in ((0, 0), (height // 2, width // 3), (height - 1, width - 1), (0, width - 2))
+        for radius, sign in ((min(height, width), 1), (max(height, width) // 2, -1))
+    ]
+    for some in (rows, rows[2:4], rows[1::2]):
+        got = ops.draw_heatmaps(*points(*some), shape)
+        assert (got - reference.draw_heatmaps(*points(*some), shape)).abs().max() <= HEATMAP
+
+
 @pytest.mark.interpreted
 def test_windows_are_cut_at_the_border():
     big = ops.draw_heatmaps(*points((0, 0, 15, 15, 4, 1)), (1, 1, 31, 31))[0, 0]

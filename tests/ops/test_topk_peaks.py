@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_testing import DTYPES, assert_same_bits, isas, randn
+from op_testing import DTYPES, assert_same_bits, generator, isas, randn, threads
 from tolerances import CPU
 
 from ggnet import ops, reference
@@ -127,6 +127,52 @@ def test_views_of_a_larger_tensor(layout):
 def test_same_bits_for_any_number_of_threads(layout):
     logits = randn(2, 33, 65, 63).float().round().contiguous(memory_format=layout)
     assert_same_bits(lambda: ops.topk_peaks(logits, 100))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_peaks_at_the_edges_of_what_threads_share(count, layout):
+    """Threads take parts of 16,384 cells; equal peaks on both sides of an edge, some beside one."""
+    side = 128  # three parts, each a map where channels come first
+    with threads(count):
+        for edge in (side * side, 2 * side * side):
+            for kernel_size in (1, 3):
+                logits = torch.full((1, 3 * side * side), -9.0)
+                for at in (0, edge - 3, edge - 1, edge, edge + 2, 3 * side * side - 1):
+                    logits[0, at] = 2.0
+                logits = logits.view(1, 3, side, side)
+                if layout is torch.channels_last:  # the edges lie where memory has them
+                    logits = logits.view(1, side, side, 3).permute(0, 3, 1, 2)
+                for k in (1, 2, 3, 6):
+                    assert_same_peaks(logits, k, kernel_size)
+                    assert_same_peaks(-logits, k, kernel_size)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_more_peaks_than_wanted_within_a_block(k, layout):
+    """Blocks of 64 cells, whose threshold rises while they are looked at."""
+    for seed in range(20):
+        random = torch.randint(0, 5, (1, 1, 4, 48), generator=generator(seed)).float()
+        rising = torch.arange(192.0).view(1, 1, 4, 48).add(seed).remainder(7 + seed)
+        for logits in (random, rising, -rising):
+            channels = logits.view(1, 4, 6, 8)
+            assert_same_peaks(logits.contiguous(memory_format=layout), k, 1)
+            assert_same_peaks(channels.contiguous(memory_format=layout), k, 1)
+            assert_same_peaks(channels.contiguous(memory_format=layout), k, 3)
+
+
+@pytest.mark.interpreted({"dtype": torch.float32})
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_minus_zero_is_zero(dtype):
+    """A tie: the smaller index first; neighbors of each other, both are peaks."""
+    logits = torch.full((1, 2, 5, 5), -5.0, dtype=dtype)
+    for channel, y, x, value in ((1, 0, 0, 0.0), (0, 4, 4, -0.0), (0, 1, 1, -0.0), (0, 1, 2, 0.0)):
+        logits[0, channel, y, x] = value
+    for layout in LAYOUTS:
+        peaks = ops.topk_peaks(logits.contiguous(memory_format=layout), 3)
+        assert flat(logits, peaks) == [6, 7, 24]
+        assert peaks[0].tolist() == [[0.5] * 3]
 
 
 def test_carries_no_gradient():

@@ -32,7 +32,9 @@ def draw(simt, centers, radii, signs, shape, factors=(6.0, 6.0)):
 
 
 @pytest.mark.parametrize("factors", [(6.0, 6.0), (8.0, 2.0)])
-@pytest.mark.parametrize("shape", [(1, 1, 16, 16), (3, 2, 7, 19), (2, 3, 5, 4)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 16, 16), (3, 2, 7, 19), (2, 3, 5, 4), (1, 2, 2, 40), (1, 1, 33, 1)], ids=str
+)
 @pytest.mark.parametrize("count", [0, 1, 40])
 def test_equals_the_reference_in_any_order(simt, count, shape, factors):
     arguments = points(count, shape)
