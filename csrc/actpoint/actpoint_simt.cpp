@@ -189,7 +189,7 @@ void actpoint_weight_grad(const std::string& math, const py::dict& shape,
                           const py::object& grad_out, const py::object& features,
                           const py::object& offset, const py::object& base, const py::object& mask,
                           const py::object& grad_weight, const py::object& grad_bias, bool sigmoid,
-                          bool hopper) {
+                          bool hopper, int splits) {
   const Problem p = problem(shape);
   DeformWeightGradParams w{common(p, features, offset, base, mask, sigmoid)};
   w.grad_out = simt::data(grad_out, p.out, "grad_out");
@@ -197,8 +197,9 @@ void actpoint_weight_grad(const std::string& math, const py::dict& shape,
   void* bias_target = simt::data(grad_bias, p.shape.outputs, "grad_bias");
   dispatch(math, [&](auto tag, auto m) {
     using T = decltype(tag);
-    w.splits =
-        hopper ? hopper::weight_grad_splits(w.shape) : weight_grad_splits(w.shape, sizeof(T));
+    w.splits = splits   ? splits
+               : hopper ? hopper::weight_grad_splits(w.shape)
+                        : weight_grad_splits(w.shape, sizeof(T));
     std::vector<float> partial(p.weight * w.splits, NAN);
     w.weight_sums = partial.data();
     const bool done = on_hopper(hopper, math, [&](auto) {
@@ -214,6 +215,17 @@ void actpoint_weight_grad(const std::string& math, const py::dict& shape,
     bias_grad<T>(w.shape, static_cast<const T*>(w.grad_out), sums.data(),
                  static_cast<T*>(bias_target), nullptr);
     simt::counters = counted;
+  });
+}
+
+// grad, out, masked: any shape of one dtype.
+void actpoint_relu_grad(const std::string& math, const py::object& grad, const py::object& out,
+                        const py::object& masked, long long count) {
+  dispatch(math, [&](auto tag, auto) {
+    using T = decltype(tag);
+    relu_grad<T>(static_cast<const T*>(simt::data(grad, count, "grad")),
+                 static_cast<const T*>(simt::data(out, count, "out")),
+                 static_cast<T*>(simt::data(masked, count, "masked")), count, nullptr);
   });
 }
 
@@ -244,7 +256,9 @@ const simt::Binding binding([](py::module_& m) {
   m.def("actpoint_weight_grad", &actpoint_weight_grad, py::arg("math"), py::arg("shape"),
         py::arg("grad_out"), py::arg("features"), py::arg("offset"), py::arg("base_offset"),
         py::arg("mask"), py::arg("grad_weight"), py::arg("grad_bias"), py::arg("sigmoid"),
-        py::arg("hopper") = false);
+        py::arg("hopper") = false, py::arg("splits") = 0);  // 0: as many as on a device
+  m.def("actpoint_relu_grad", &actpoint_relu_grad, py::arg("math"), py::arg("grad"), py::arg("out"),
+        py::arg("masked"), py::arg("count"));
   m.def("actpoint_shared_bytes", &actpoint_shared_bytes, py::arg("math"), py::arg("tile"),
         py::arg("points"));
 });

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 from rich.console import Console
 
@@ -18,11 +19,32 @@ from ggnet.engine.trainer import RESULTS, train
 TIMINGS = {"images_per_second", "data_wait", "seconds"}
 
 
-def torchrun(*arguments):
+# The command line, in which the fourth step ends the process.
+STOPPED = """
+import os, sys
+from ggnet.cli import main
+from ggnet.engine.trainer import Trainer
+
+original, calls = Trainer._step, 0
+
+def step(self, *args):
+    global calls
+    calls += 1
+    if calls == 4:
+        os._exit(3)
+    return original(self, *args)
+
+Trainer._step = step
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def torchrun(*arguments, script=None):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    what = ["-m", "ggnet"] if script is None else ["--no-python", sys.executable, "-c", script]
     return subprocess.run(
-        [*command, "-m", "ggnet", *map(str, arguments)],
+        [*command, *what, *map(str, arguments)],
         env=environment,
         capture_output=True,
         text=True,
@@ -60,3 +82,26 @@ def test_two_processes_equal_one_that_accumulates(quick, tmp_path):
     expected = json.loads((one / PREDICTIONS).read_text())["images"]
     assert [image["image_id"] for image in images] == [image["image_id"] for image in expected]
     assert finished.stdout.count("run folder") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_resumed_within_an_epoch(quick, tmp_path):
+    """The losses so far are those of both; they count once."""
+    settings = [*quick, "train.epochs=2", "train.batch_size=2", "train.checkpoint_steps=3"]
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    finished = torchrun("train", "--out", whole, *settings)
+    assert finished.returncode == 0, finished.stderr
+    stopped = torchrun("train", "--out", part, *settings, script=STOPPED)
+    assert stopped.returncode != 0
+    progress = load_checkpoint(part / LAST)["progress"]
+    assert (progress["epoch"], progress["step"]) == (0, 3)  # of 4
+    resumed = torchrun("train", "--resume", part)
+    assert resumed.returncode == 0, resumed.stderr
+    with open(whole / RESULTS) as one, open(part / RESULTS) as other:
+        for a, b in zip(csv.DictReader(one), csv.DictReader(other), strict=True):
+            assert {k: v for k, v in a.items() if k not in TIMINGS} == {
+                k: v for k, v in b.items() if k not in TIMINGS
+            }
+    mine, theirs = (load_checkpoint(run / LAST)["model"] for run in (part, whole))
+    for key, value in theirs.items():
+        assert torch.equal(mine[key], value), key

@@ -299,6 +299,62 @@ def test_accumulation_makes_fewer_steps(quick, tmp_path):
     assert rows(tmp_path / "run")[0]["step"] == "2"  # 4 batches: 3 + 1
 
 
+def test_accumulation_resumed_within_an_epoch(quick, tmp_path):
+    """8 batches, 3 a step: stopped after the second of an epoch's three steps."""
+    settings = [*quick, "train.accumulate=3", "train.batch_size=2", "train.epochs=2"]
+    settings += ["train.ema=0.9"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(load_config(None, settings), whole, console=QUIET)
+    assert rows(whole)[-1]["step"] == "6"
+    status, _, errors = planted("step", 5, signal.SIGINT, run, settings)
+    assert status == INTERRUPTED, errors
+    position = load_checkpoint(run / LAST)["progress"]
+    assert (position["epoch"], position["step"]) == (1, 2)
+    resume(run)
+    assert_same_run(run, whole)
+
+
+def test_a_step_is_the_mean_over_its_batches(quick, tmp_path):
+    """The last step of an epoch has fewer batches, which count more each."""
+    settings = [*quick, "train.epochs=1", "data.augment=false"]
+    config = load_config(None, [*settings, "train.accumulate=3"])
+    with join_workers("cpu") as worker:
+        trainer = Trainer(config, tmp_path / "run", worker, QUIET)
+        trainer.model.train()
+        batches = list(trainer.loader)
+        for count in (1, 3):
+            before = {n: b.clone() for n, b in trainer.model.named_buffers()}
+            trainer.optimizer.zero_grad()
+            losses, images = trainer._backward(iter(batches), count)
+            got = [p.grad.clone() for p in trainer.parameters]
+            mean, totals = [torch.zeros_like(g) for g in got], []
+            trainer.model.load_state_dict(before, strict=False)
+            for batch in batches[:count]:
+                total, _ = trainer.loss(trainer.model(batch.images), batch)
+                totals.append(total.item())
+                grads = torch.autograd.grad(total, trainer.parameters)
+                mean = [m + g / count for m, g in zip(mean, grads, strict=True)]
+            torch.testing.assert_close(got, mean, rtol=1e-4, atol=1e-6)
+            assert losses.to_dict()["total"] == pytest.approx(sum(totals) / count, rel=1e-5)
+            assert len(images) == sum(len(batch) for batch in batches[:count])
+
+
+@pytest.mark.parametrize("clip", [None, 1e-3, 1e6])
+def test_clipping_limits_the_norm_of_the_gradient(quick, tmp_path, clip):
+    config = load_config(None, [*quick, f"train.clip={'null' if clip is None else clip}"])
+    with join_workers("cpu") as worker:
+        trainer = Trainer(config, tmp_path / "run", worker, QUIET)
+        trainer.model.train()
+        trainer._backward(iter(trainer.loader), 1)
+        before = [p.grad.clone() for p in trainer.parameters]
+        norm = torch.cat([g.flatten() for g in before]).double().norm().item()
+        assert trainer._clip().item() == pytest.approx(norm, rel=1e-4)
+        assert 1e-3 < norm < 1e6
+        factor = clip / norm if clip == 1e-3 else 1.0
+        for parameter, gradient in zip(trainer.parameters, before, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient * factor, rtol=1e-3, atol=0)
+
+
 def test_bf16_is_close_to_float32(quick, tmp_path):
     """The losses of the very first steps; later ones drift apart."""
     losses = {}

@@ -158,6 +158,29 @@ def test_known_object_looks_only_at_images_with_the_object():
     assert ap(predictions, records, setting="known-object") == pytest.approx(50)
 
 
+def test_known_object_leaves_out_the_positives_of_other_images():
+    """Image-level labels may lack an annotated object: that pair cannot be found and is none."""
+    records = [record("a", [(HUMAN, DOG, 0)]), record("b", [(HUMAN, DOG, 0), (FAR, DOG, 0)])]
+    for one in records:
+        one.known_objects = np.array([1] if one.image_id == "a" else [0])
+    predictions = [prediction("a", [(HUMAN, DOG, 0, 0.5)])]
+    assert ap(predictions, records, setting="known-object") == 100
+    assert ap(predictions, records) == pytest.approx(100 * 4 / 11)  # a third: 0, 0.1, 0.2, 0.3
+
+
+@pytest.mark.parametrize("protocol", ["official", "ppdm"])
+def test_equal_scores_with_different_objects(protocol):
+    """One person, equal scores: ordered by the objects' boxes, whatever the order of the file."""
+    left, right = (20, 0, 28, 10), (60, 0, 68, 10)
+    triplets = [(HUMAN, left, 0, 0.5), (HUMAN, right, 0, 0.5)]
+    for truth, expected in ((left, 100), (right, 50)):
+        for order in (triplets, triplets[::-1]):
+            found = ap(
+                [prediction("a", order)], [record("a", [(HUMAN, truth, 0)])], protocol=protocol
+            )
+            assert found == pytest.approx(expected)
+
+
 def test_rare_and_non_rare():
     records = [record("a", [(HUMAN, DOG, 0), (HUMAN, DOG, 1)])]
     predictions = [prediction("a", [(HUMAN, DOG, 0, 0.5)])]

@@ -195,6 +195,18 @@ def test_pair_points_read_the_predicted_centers():
         torch.testing.assert_close(outputs["interaction"], verbs.score(joined))
 
 
+@pytest.mark.parametrize("source", ["human", "object"])
+def test_features_at_a_pairs_point_do_not_teach_where_it_is(source):
+    """The published code cuts the gradient there; the other losses teach the offsets."""
+    model = build(aggregation="interaction+human+object", apm=False).train()
+    (outputs,) = model(torch.randn(1, 3, 32, 32))
+    outputs["interaction"][-1].square().sum().backward()
+    heads = model.heads[0]
+    for parameter in getattr(heads, f"{source}_offset").parameters():
+        assert parameter.grad is None or not parameter.grad.any()
+    assert heads.verbs.branches[source][0].weight.grad.abs().sum() > 0
+
+
 # Measured on the original networks.
 @pytest.mark.parametrize(
     ("verbs", "switches", "millions"),

@@ -96,6 +96,22 @@ def test_weight_gradient_equals_reference(simt, problem, math):
     assert all(np.array_equal(result, results[0]) for result in results)
 
 
+@pytest.mark.parametrize("splits", [1, 2])
+def test_weight_gradient_over_many_tiles_of_pixels(simt, monkeypatch, splits):
+    """So many that every stage of the pipeline is filled again."""
+    monkeypatch.setitem(portable.CASES, "many tiles", (1, 128, 21, 33, 128, 3, (1, 1, 1), 2.0))
+    problem = portable.Problem("many tiles", "bfloat16", seed=15)
+    *_, weight, bias = problem.exact()[1]
+    got = [problem.empty(weight), problem.empty(bias)]
+    simt.configure(workers=2, order="shuffled", seed=3, async_early=True)
+    simt.actpoint_weight_grad(
+        **problem.inputs(), grad_out=to_array(problem.grad_out.permute(0, 2, 3, 1), "bfloat16"),
+        grad_weight=got[0], grad_bias=got[1], hopper=True, splits=splits,
+    )  # fmt: skip
+    for array, exact in zip(got, (weight, bias), strict=True):
+        assert portable.worst(from_array(array, "bfloat16"), exact) < 2 * MATRIX["bfloat16"]
+
+
 @pytest.mark.parametrize(
     ("change", "case"),
     [

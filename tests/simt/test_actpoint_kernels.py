@@ -161,6 +161,91 @@ def test_backward_equals_reference(simt, case, math, deterministic):
             assert all(np.array_equal(a, b) for a, b in zip(got, results[0], strict=True))
 
 
+@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("math", MATHS)
+def test_weight_gradient_over_many_tiles_of_pixels(simt, monkeypatch, math, splits):
+    """A block has one tile of 32 pixels above; here 20, or 10, which two groups of 8 place."""
+    for shape in ((2, 64, 16, 20, 64, 3, (1, 1, 1), 2.0), (1, 9, 23, 27, 5, 3, (1, 1, 1), 2.0)):
+        monkeypatch.setitem(CASES, "many tiles", shape)
+        problem = Problem("many tiles", math, seed=5)
+        *_, weight, bias = problem.exact()[1]
+        results = []
+        for run in RUNS[::2]:
+            simt.configure(workers=2, **run)
+            got = [problem.empty(weight), problem.empty(bias)]
+            simt.actpoint_weight_grad(
+                **problem.inputs(), splits=splits, grad_weight=got[0], grad_bias=got[1],
+                grad_out=to_array(problem.grad_out.permute(0, 2, 3, 1), dtype_of(math)),
+            )  # fmt: skip
+            results.append(got)
+        for array, exact in zip(results[0], (weight, bias), strict=True):
+            assert worst(from_array(array, dtype_of(math)), exact) < 2 * MATRIX[math]
+        for got in results:
+            assert all(np.array_equal(a, b) for a, b in zip(got, results[0], strict=True))
+
+
+@pytest.mark.parametrize("math", ["float32", "float16", "bfloat16"])
+def test_gradient_of_the_relu(simt, math):
+    """Zero where the output is 0, whatever the sign of it; NaN passes, as torch has it."""
+    nan, inf = float("nan"), float("inf")
+    out = torch.tensor([1.0, 0.0, -0.0, nan, inf, 6e-8, 2.0, 0.0] * 300)
+    grad = torch.randn(2400, generator=torch.Generator().manual_seed(0)).double()
+    grad[::7] = nan
+    grad = from_array(to_array(grad, math), math)
+    masked = garbage((2400,), math)
+    simt.actpoint_relu_grad(math, to_array(grad, math), to_array(out, math), masked, 2400)
+    out = from_array(to_array(out, math), math)
+    exact = torch.where(out <= 0, 0.0, grad)
+    torch.testing.assert_close(from_array(masked, math), exact, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("math", MATHS)
+@pytest.mark.parametrize("where", ["features", "bias"])
+def test_nan_passes_the_relu(simt, math, where):
+    problem = Problem("odd", math, seed=6, relu=True)
+    getattr(problem, where).view(-1)[1] = float("nan")
+    exact, _ = problem.exact()
+    out = problem.empty(exact.permute(0, 2, 3, 1))
+    simt.actpoint_forward(
+        **problem.inputs(), weight=to_array(problem.weight, dtype_of(math)),
+        bias=to_array(problem.bias, dtype_of(math)), out=out, relu=True,
+    )  # fmt: skip
+    got = from_array(out, dtype_of(math)).permute(0, 3, 1, 2)
+    if where == "bias":
+        assert torch.equal(got.isnan(), exact.isnan())
+    # The definition multiplies corners that have no share, too.
+    assert got.isnan().any()
+    assert not (got.isnan() & ~exact.isnan()).any()
+
+
+@pytest.mark.parametrize("math", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_possible_sum_of_the_deterministic_mode(simt, monkeypatch, math, sign):
+    """Every point of every output pixel adds the largest contribution to one cell."""
+    monkeypatch.setitem(CASES, "one cell", (2, 8, 8, 8, 64, 3, (1, 1, 1), 0.0))
+    problem = Problem("one cell", math, seed=0, base=False)
+    problem.features.zero_()
+    problem.weight.fill_(1.0)
+    problem.grad_out.fill_(2.0 * sign)
+    problem.logits.fill_(60.0)  # a sigmoid of 1
+    taps = torch.arange(9)
+    rows, columns = torch.arange(8.0).view(8, 1), torch.arange(8.0).view(1, 8)
+    for k in taps.tolist():  # to cell (2, 5)
+        problem.offset[:, 2 * k] = 2 - (rows + k // 3 - 1)
+        problem.offset[:, 2 * k + 1] = 5 - (columns + k % 3 - 1)
+    exact = torch.zeros_like(problem.features)
+    exact[:, :, 2, 5] = 2.0 * sign * 64 * 9 * 64  # outputs, points, pixels
+    dtype = dtype_of(math)
+    got = [problem.empty(t) for t in (exact.permute(0, 2, 3, 1), problem.offset, problem.logits)]
+    simt.actpoint_backward(
+        **problem.inputs(), grad_out=to_array(problem.grad_out.permute(0, 2, 3, 1), dtype),
+        weight=to_array(problem.weight, dtype), grad_features=got[0], grad_offset=got[1],
+        grad_mask=got[2], deterministic=True,
+    )  # fmt: skip
+    features = from_array(got[0], dtype).permute(0, 3, 1, 2)
+    assert torch.equal(features, from_array(to_array(exact, dtype), dtype))
+
+
 @pytest.mark.parametrize("limit", [99, 163])  # KiB of a block on sm_86 and sm_80
 @pytest.mark.parametrize("math", ["bfloat16", "float32"])
 def test_devices_with_less_shared_memory_get_smaller_tiles(simt, math, limit):
