@@ -7,15 +7,16 @@ TORCH ?= torch==2.13.0
 TRITON ?= 3.8.0
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+MUTANTS_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' 'csrc/*.cu')
 TRITON_SITE := build/triton/$(TRITON)
-WITH_TRITON := PYTHONPATH=$(TRITON_SITE) TRITON_CACHE_DIR=$(CURDIR)/build/triton/cache
+WITH_TRITON := PYTHONPATH=$(CURDIR)/$(TRITON_SITE) TRITON_CACHE_DIR=$(CURDIR)/build/triton/cache
 BUILD_INPUTS := pyproject.toml setup.py build_backend.py ggnet/_build.py $(shell find csrc kernels -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow test-simt test-asan test-triton triton-budget test-cuda-build gpu-check bench bench-eval lint format clean
+.PHONY: help setup demo test test-slow test-simt test-asan test-triton triton-budget test-cuda-build mutants gpu-check bench bench-eval lint format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -66,6 +67,9 @@ triton-budget: setup $(TRITON_SITE)/.ready  ## after a deliberate change: tests/
 
 test-cuda-build:  ## compile everything with nvcc, check the kernels' registers, memory, instructions
 	PYTHON=$(PYTHON) tests/cuda/build.sh
+
+mutants: setup $(TRITON_SITE)/.ready  ## do the tests notice a wrong line? 120 mutants, hours; MUTANTS_ARGS=--report
+	$(WITH_TRITON) nice -n 10 $(BIN)/python tests/mutants/run.py $(MUTANTS_ARGS)
 
 gpu-check:  ## on a machine with a GPU: tests, compute-sanitizer, benchmarks with peers (10 minutes)
 	tests/device/check.sh
