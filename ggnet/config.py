@@ -361,11 +361,15 @@ def _explain(item: dict[str, Any], schema: type[Config]) -> str:
     for part in sections:
         section = section.model_fields[part].annotation
     # a key of this section, or one given without its section
-    known = {key: ".".join([*sections, key]) for key in section.model_fields}
+    known = {}
     if not sections:
         for part, field in schema.model_fields.items():
             known |= {key: f"{part}.{key}" for key in field.annotation.model_fields}
+    known |= {key: ".".join([*sections, key]) for key in section.model_fields}
     match = _nearest(name, known)
+    if match and isinstance(item["input"], dict) and len(item["input"]) == 1:  # trian.epochs=3
+        [child] = item["input"]
+        location, known[match] = f"{location}.{child}", f"{known[match]}.{child}"
     remedy = f"did you mean '{known[match]}'?" if match else "--print-config lists all keys"
     return f"unknown key '{location}'; {remedy}"
 

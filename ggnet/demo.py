@@ -51,11 +51,13 @@ def demo(
     plot_training(run)
     plot_report(report, run)
     console.print(report.result.table())
+    pictures = min(PICTURES, settings.scenes.test)
+    on_page = min(ON_PAGE, pictures)
     minutes = (time.monotonic() - started) / 60
     console.print(
         f"Done in {minutes:.1f} minutes. In {run}:\n"
-        f"  {examples.name:<20} ground truth, prediction and ActPoints of {ON_PAGE} test images\n"
-        f"  {'pictures/':<20} the same for {PICTURES} images, one by one\n"
+        f"  {examples.name:<20} ground truth, prediction and ActPoints of {on_page} test images\n"
+        f"  {'pictures/':<20} the same for {pictures} images, one by one\n"
         f"  {'curves.png':<20} losses and AP over the epochs\n"
         f"  {'ap_per_hoi.png':<20} AP of each HOI against its number of training instances\n"
         f"  {'f1.png':<20} which score a triplet should have; the pictures use the best\n"

@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ggnet import __version__
 from ggnet.cli import main
 from ggnet.data.sources import SOURCES
-from ggnet.engine.checkpoint import BEST, LAST
+from ggnet.engine.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from ggnet.engine.evaluation import PREDICTIONS
 from ggnet.eval.report import METRICS
 
@@ -127,9 +128,9 @@ def test_overrides_stand_before_and_after_options(ggnet):
     assert "  apm: false" in output
 
 
-def test_error_names_the_process(ggnet, monkeypatch):
+def test_error_of_another_process_than_the_first_is_said(ggnet, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    assert ggnet("train", "a.b=1")[2].startswith("error [process 1]: ")
+    assert ggnet("train", "a.b=1")[2].startswith("error: configuration is not valid")
 
 
 def test_train_leaves_a_complete_folder(run):
@@ -170,6 +171,28 @@ def test_eval_shows_every_class_on_request_and_json_alone(ggnet, run, tmp_path):
     status, output, _ = ggnet("eval", run, "--out", tmp_path, "--json")
     assert status == 0
     assert json.loads(output) == json.loads((run / METRICS).read_text())
+
+
+def test_eval_from_another_folder_finds_the_data_beside_the_run(
+    ggnet, run, quick, tmp_path, monkeypatch
+):
+    """A relative data.root was meant from where the training ran."""
+    home = tmp_path / "home"
+    (home / "runs").mkdir(parents=True)
+    shutil.copytree(run, home / "runs" / "one")
+    root = Path(quick[0].removeprefix("data.root="))
+    (home / "scenes").symlink_to(root, target_is_directory=True)
+    state = load_checkpoint(run / BEST)
+    state["config"]["data"]["root"] = "scenes"
+    save_checkpoint(home / "runs" / "one" / BEST, state)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    status, output, errors = ggnet("eval", home / "runs" / "one")
+    assert status == 0, errors
+    assert f"no scenes here; using the one beside the run, {home / 'scenes'}" in errors
+    (home / "scenes").unlink()
+    status, _, errors = ggnet("eval", home / "runs" / "one")
+    assert (status, "scenes is not a dataset" in errors) == (2, True)
 
 
 def test_eval_of_a_prediction_file(ggnet, run, quick, tmp_path):

@@ -1,6 +1,7 @@
 """`ggnet import`."""
 
 import argparse
+from collections import Counter
 
 SUMMARY = "use published weights of GGNet, PPDM, CenterNet, DLA or ResNet"
 
@@ -16,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="dataset whose objects and verbs the weights know (not needed for HICO-DET)",
     )
+    parser.add_argument("--verbose", action="store_true", help="name every tensor left out")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -24,7 +26,21 @@ def run(args: argparse.Namespace) -> None:
 
     found = import_file(args.source, args.out, args.dataset)
     print(f"{found.source.title}: {len(found.state)} tensors in {args.out}")
-    for key, reason in found.dropped.items():
-        print(f"  left out {key}: {reason}")
-    if found.num_verbs is None:
-        print(f"Start a training from it with: ggnet train train.init={args.out} ...")
+    if args.verbose:
+        for key, reason in found.dropped.items():
+            print(f"  left out {key}: {reason}")
+    else:
+        for reason, count in Counter(found.dropped.values()).items():
+            print(f"  left out {count} tensors (--verbose names them): {reason}")
+    backbone = found.model.backbone
+    if found.num_verbs is not None:
+        print(
+            f"It is a checkpoint: ggnet predict photo.jpg --checkpoint {args.out}, ggnet eval "
+            f"{args.out} data.root=..., or to go on from it: ggnet train train.init={args.out} "
+            f"model.backbone={backbone} ..."
+        )
+    else:
+        print(
+            "It is a beginning, without verbs: ggnet train "
+            f"train.init={args.out} model.backbone={backbone} ..."
+        )

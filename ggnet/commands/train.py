@@ -1,7 +1,9 @@
 """`ggnet train`."""
 
 import argparse
+import re
 from contextlib import nullcontext
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +14,14 @@ if TYPE_CHECKING:
     from ggnet.config import Config
     from ggnet.eval.report import Report
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 SUMMARY = "train a network, then evaluate it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `ggnet.commands`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _presets()
     parser.add_argument("--config", help="preset or .yaml file (default: the schema's defaults)")
     parser.add_argument("--out", help="run folder (default: runs/NAME, numbered if taken)")
     parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
@@ -24,6 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--print-config", action="store_true", help="print the configuration and stop"
     )
     add_overrides(parser)
+
+
+def _presets() -> str:
+    """Every preset with the first sentence of its own comment."""
+    lines = ["presets:"]
+    for path in sorted(CONFIGS.glob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        comment = " ".join(
+            line[1:].strip() for line in takewhile(lambda x: x.startswith("#"), text.splitlines())
+        )
+        lines.append(f"  {path.stem:<18}{re.split(r'[.:](?= |$)', comment)[0]}")
+    return "\n".join(lines)
 
 
 def run(args: argparse.Namespace) -> int | None:

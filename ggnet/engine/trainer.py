@@ -513,7 +513,7 @@ class Trainer:
         losses = (change / max(now.step - before.step, 1)).to_dict()
         seconds = max(now.seconds - before.seconds, 1e-9)
         rate, wait = (now.images - before.images) / seconds, (now.waited - before.waited) / seconds
-        figures = [f"{rate:.0f} images/s", f"data wait {100 * wait:.0f} %"]
+        figures = [f"{rate:.{0 if rate >= 10 else 2}f} images/s", f"data wait {100 * wait:.0f} %"]
         if self.worker.device.type == "cuda":
             figures.append(f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
         epoch = f"epoch {now.epoch + 1}/{self.config.train.epochs}"

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,17 +93,22 @@ def same_device(first_name: str, first: Tensor, **others: Tensor) -> None:
             )
 
 
-def number(name: str, value: float, low: float = -FINITE) -> None:
-    """A finite number of at least `low`."""
+def number(name: str, value: float, low: float = -FINITE) -> float:
+    """A finite number of at least `low`, also NumPy's, as Python's."""
+    if isinstance(value, np.number):
+        value = value.item()
     if not isinstance(value, int | float | torch.SymInt | torch.SymFloat):
         raise TypeError(f"{name} is a {type(value).__name__}; expected a number")
     if not low <= value <= FINITE:  # NaN is neither
         bounds = "" if low == -FINITE else f" of at least {low}"
         raise ValueError(f"{name} is {value}; expected a finite number{bounds}")
+    return value
 
 
 def integer(name: str, value: int, low: int) -> int:
-    """An integer of at least `low` that fits 32 bits."""
+    """An integer of at least `low` that fits 32 bits, also NumPy's, as Python's."""
+    if isinstance(value, np.integer):
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
         raise TypeError(f"{name} is a {type(value).__name__}; expected an integer")
     if not low <= value <= MAX_ELEMENTS:

@@ -56,15 +56,17 @@ def draw_heatmaps(
         raise ValueError(f"shape is {tuple(shape)}; expected (B, V, H, W)")
     shape = [_check.integer(f"shape[{i}]", size, 0) for i, size in enumerate(shape)]
     _check.indexable("the output", shape)
-    for name, factor in (
-        ("positive_factor", positive_factor),
-        ("negative_factor", negative_factor),
-    ):
-        _check.number(name, factor)
-        if factor <= 0:
-            raise ValueError(f"{name} is {factor}; expected a number above 0")
+    positive_factor = _factor("positive_factor", positive_factor)
+    negative_factor = _factor("negative_factor", negative_factor)
     operator = resolve_operator("draw_heatmaps", centers)
     return operator(centers, radii, signs, shape, positive_factor, negative_factor)
+
+
+def _factor(name: str, value: float) -> float:
+    value = _check.number(name, value)
+    if value <= 0:
+        raise ValueError(f"{name} is {value}; expected a number above 0")
+    return value
 
 
 def _fake(centers, radii, signs, shape, positive_factor, negative_factor):

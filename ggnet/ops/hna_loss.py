@@ -58,10 +58,10 @@ def hna_loss(
     _check.same_device("logits", logits, target=target)
     if target.dtype != torch.float32:
         _check.like("logits", logits, target=target)
-    _check.number("alpha", alpha, 0)
-    _check.number("beta", beta, 0)
-    _check.number("gamma", gamma, 0)
-    _check.number("eps", eps)
+    alpha = _check.number("alpha", alpha, 0)
+    beta = _check.number("beta", beta, 0)
+    gamma = _check.number("gamma", gamma, 0)
+    eps = _check.number("eps", eps)
     if not 0 < eps < 0.5:
         raise ValueError(f"eps is {eps}; expected a number between 0 and 0.5")
     operator = resolve_operator("hna_loss", logits)

@@ -36,8 +36,8 @@ def topk_peaks(
     """
     _check.tensor("logits", logits, 4)
     _check.floating("logits", logits)
-    _check.integer("k", k, 1)
-    _check.integer("kernel_size", kernel_size, 1)
+    k = _check.integer("k", k, 1)
+    kernel_size = _check.integer("kernel_size", kernel_size, 1)
     if kernel_size % 2 == 0:
         raise ValueError(f"kernel_size is {kernel_size}; expected an odd number")
     _check.indexable("the output", (logits.shape[0], k))

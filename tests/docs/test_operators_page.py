@@ -10,7 +10,8 @@ def test_snippets():
     exec(first, names)  # noqa: S102
     assert names["gazed"].shape == (1, 256, 128, 128)
     code = [line.removeprefix(">>> ") for line in resolving.splitlines() if line.startswith(">>>")]
-    assert code[-1].startswith("print(") and code[-1].endswith(")")
+    assert code[-1].startswith("print(")
+    assert code[-1].endswith(")")
     exec("\n".join(code[:-1]), names)  # noqa: S102
     said = str(eval(code[-1].removeprefix("print"), names))  # noqa: S307
     printed = [line for line in resolving.splitlines() if not line.startswith(">>>")]

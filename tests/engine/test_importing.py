@@ -1,5 +1,7 @@
 """Published files become checkpoints that predict, or weights that a training starts from."""
 
+import re
+
 import numpy as np
 import published
 import pytest
@@ -44,7 +46,12 @@ def test_a_published_network_predicts(tmp_path, capsys):
     assert main(["import", str(tmp_path / "ppdm.pth"), str(tmp_path / "ppdm.pt")]) == 0
     printed = capsys.readouterr().out
     assert "PPDM, DLA-34" in printed
-    assert "left out base.level3.project.0.weight: projection" in printed
+    assert re.search(r"left out \d+ tensors \(--verbose names them\): projection", printed)
+    assert "base.level3.project.0.weight" not in printed
+    assert "ggnet predict photo.jpg --checkpoint" in printed
+    args = ["import", str(tmp_path / "ppdm.pth"), str(tmp_path / "again.pt"), "--verbose"]
+    assert main(args) == 0
+    assert "left out base.level3.project.0.weight: projection" in capsys.readouterr().out
     run = Predictor.from_checkpoint(tmp_path / "ppdm.pt", torch.device("cpu"))
     assert run.vocabulary == hico_vocabulary()
     assert run.config.data.input_size == (512, 512)

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from op_testing import randn
@@ -232,3 +233,32 @@ def test_every_operator_is_here():
 )
 def test_opcheck(name, args, kwargs):
     opcheck(getattr(OPS, name).default, args, kwargs)
+
+
+def test_numpys_numbers_are_numbers():
+    x = torch.randn(1, 2, 8, 8)
+    two, single = np.int64(2), np.float32(6)
+    assert_same(ops.topk_peaks(x, two, kernel_size=np.uint8(3)), ops.topk_peaks(x, 2))
+    offset, weight = torch.randn(1, 18, 4, 4), torch.randn(3, 2, 3, 3)
+    assert_same(
+        [ops.deform_conv2d(x, offset, weight, None, two, (np.int64(1), np.int32(1)), np.int8(1))],
+        [ops.deform_conv2d(x, offset, weight, None, 2, 1, 1)],
+    )
+    target = torch.zeros_like(x)
+    settings = {"alpha": np.float32(2), "beta": np.int64(7), "gamma": np.float64(4)}
+    assert_same([ops.hna_loss(x, target, **settings)], [ops.hna_loss(x, target)])
+    points = [torch.tensor(v, dtype=torch.int32) for v in ([[0, 0, 5, 5]], [4], [1])]
+    shape = np.array([1, 1, 11, 14])
+    assert_same(
+        [ops.draw_heatmaps(*points, shape, positive_factor=single)],
+        [ops.draw_heatmaps(*points, (1, 1, 11, 14))],
+    )
+    with pytest.raises(TypeError, match="k is a float; expected an integer"):
+        ops.topk_peaks(x, float(np.float64(2.0)))
+    with pytest.raises(TypeError, match="k is a bool; expected an integer"):
+        ops.topk_peaks(x, np.True_)
+
+
+def assert_same(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b)
