@@ -81,11 +81,23 @@ def test_boxes_of_smaller_images_are_doubted_only(load, corners):
 
 def test_no_cause_is_claimed_without_evidence(load, corners):
     corners[3, 0] = corners[3, 0, [2, 3, 0, 1]]  # one box whose corners are exchanged
-    corners[4, 0, 2] = 400  # one that is too wide
-    corners[5, 0] = [0.25, 0.25, 0.5, 0.5]  # a tiny one
+    corners[4:6, 0, 2] = 400  # two that are too wide
+    corners[6, 0] = [0.25, 0.25, 0.5, 0.5]  # a tiny one
     assert load(corners)[1] == {"zero-area box": 1, "pair of a broken box": 1}
     corners[:, 0] = corners[:, 0][:, [2, 3, 0, 1]]  # a third of them: not x, y, width, height
     assert load(corners)[1]["zero-area box"] >= 29
+
+
+def test_a_few_exchanged_corners_are_no_sides_where_sizes_are_not_known(load, corners, tmp_path):
+    load(corners)
+    entries = json.loads((tmp_path / "split.json").read_text())
+    for entry in entries[:4]:
+        x1, y1, x2, y2 = entry["annotations"][2]["bbox"]
+        entry["annotations"][2]["bbox"] = [x2, y2, x1, y1]
+    (tmp_path / "split.json").write_text(json.dumps(entries))
+    problems = Problems()
+    load_annotations(tmp_path / "split.json", None, CUPS, problems)
+    assert problems.counts == {"zero-area box": 4}
 
 
 @pytest.mark.parametrize("kind", ["objects", "verbs"])

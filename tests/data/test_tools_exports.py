@@ -68,15 +68,15 @@ def test_shares_are_held_out(write, tmp_path, tool):
     images = tool_exports.photos(tmp_path / "photos", 20)
 
     def splits():
-        dataset, *_ = write(tool, images, val=0.1, test="0.2")
-        assert len(dataset.load("val")) == 2  # with its images, which are train's
+        dataset, *_ = write(tool, images, val=0.5, test="0.25")
+        assert len(dataset.load("val")) == 10  # with its images, which are train's
         return {
             name: {r.file_name for r in dataset.load(name, look_for_images=False)}
             for name in ("train", "val", "test")
         }
 
     first = splits()
-    assert {name: len(files) for name, files in first.items()} == {"train": 14, "val": 2, "test": 4}
+    assert {name: len(files) for name, files in first.items()} == {"train": 5, "val": 10, "test": 5}
     assert set.union(*first.values()) == {image["name"] for image in images}
     images.reverse()
     assert splits() == first  # the order in the file does not matter

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
+from rich.console import Console
 
 from ggnet.cli import main
 from ggnet.config import Config, EvalConfig, load_config
@@ -19,6 +21,8 @@ from ggnet.data.unseen import (
     training_vocabulary,
 )
 from ggnet.engine.checkpoint import open_checkpoint
+from ggnet.engine.distributed import join_workers
+from ggnet.engine.trainer import Trainer
 from ggnet.errors import UserError
 from ggnet.eval.predictions import ImagePrediction
 from ggnet.eval.report import METRICS
@@ -150,6 +154,20 @@ def test_seen_and_unseen_means(cups):
     assert result.headline()["mAP_unseen"] == 50
     assert result.to_dict()["unseen"] == "mine"
     assert [row["unseen"] for row in result.to_dict()["classes"]] == [False, False, True, True]
+
+
+def test_the_trainer_sees_only_seen_hois(cups, tmp_path):
+    """Its records lack them, its targets make them nobody's hard negatives; the network keeps all
+    names."""
+    for file in (cups / "images").glob("*.jpg"):
+        Image.new("RGB", (64, 64)).save(file)
+    settings = [f"data.root={cups}", "data.hois_unseen=[2]", "data.input_size=[64,64]"]
+    config = load_config(None, [*settings, "data.workers=0", "train.tensorboard=false"])
+    with join_workers("cpu") as worker:
+        trainer = Trainer(config, tmp_path / "run", worker, Console(quiet=True))
+    assert sum(len(record.pairs) for record in trainer.records) == 2
+    assert trainer.loader.dataset.vocabulary.hois == ((0, 1), (0, 2), (2, 1))
+    assert len(trainer.vocabulary.hois) == 4
 
 
 def test_a_run_keeps_its_unseen_hois(scenes, quick, tmp_path, capsys):
