@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ggnet.data.images import image_size
+from ggnet.data.images import image_size, is_stored_lying
 from ggnet.errors import UserError
 
 SAMPLE = 50  # images whose sizes are looked up
@@ -37,16 +37,25 @@ def check_corners(boxes: Sequence[np.ndarray], paths: Sequence[Path | None]) -> 
     corners, sides = everything[:, :2], everything[:, 2:]
     impossible = (sides <= corners).any(axis=1)
     if impossible.sum() > 1 and impossible.mean() >= MIN_IMPOSSIBLE and (sides > 0).all():
-        fitting = [rows[:, :2] + rows[:, 2:] <= MARGIN * size for rows, size in sizes]
+        fitting = [rows[:, :2] + rows[:, 2:] <= MARGIN * size for rows, size, _ in sizes]
         if all(fits.all() for fits in fitting):
             raise UserError(
                 f"{impossible.sum()} of {len(everything)} boxes would end before they begin, and "
                 "all are right as [x, y, width, height]; expected the corners [x1, y1, x2, y2]: "
                 "write [x, y, x + width, y + height]"
             )
-    check_size([(rows[:, 2:], size) for rows, size in sizes])
+    unturned = [fit_unturned(rows[:, 2:], size, path) for rows, size, path in sizes]
+    if sum(unturned) > 1 and np.mean(unturned) >= MIN_BEYOND:
+        raise UserError(
+            f"boxes of {sum(unturned)} of {len(sizes)} images fit the pixels as they are stored, "
+            "lying on their side, and not the upright image that the EXIF tag makes of them; "
+            "expected boxes in the upright image: turn them, or delete the tags (exiftool "
+            "-Orientation= FILE)"
+        )
+    upright = [item[:2] for item, lies in zip(sizes, unturned, strict=True) if not lies]
+    check_size([(rows[:, 2:], size) for rows, size in upright])
     if len(sizes) >= MIN_IMAGES:
-        reach = max((rows[:, 2:] / size).max() for rows, size in sizes)
+        reach = max((rows[:, 2:] / size).max() for rows, size, _ in sizes)
         if reach < MAX_REACH:
             return f"no box of {len(sizes)} images reaches beyond {reach:.0%} of their sides"
     return None
@@ -84,17 +93,28 @@ def check_size(ends: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
         )
 
 
+def fit_unturned(ends: np.ndarray, size: np.ndarray, path: Path) -> bool:
+    """Whether boxes were drawn on the pixels of a file that its EXIF tag turns upright.
+
+    Args:
+        ends: right and lower edges (n, 2).
+        size: width and height (2,) of the upright image.
+    """
+    beyond = (ends > MARGIN * size).any()
+    return bool(beyond and (ends <= MARGIN * size[::-1]).all() and is_stored_lying(path))
+
+
 def _sizes(
     boxes: Sequence[np.ndarray], paths: Sequence[Path | None]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Boxes and size of the first images that have boxes and a readable file."""
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+) -> list[tuple[np.ndarray, np.ndarray, Path]]:
+    """Boxes, size and path of the first images that have boxes and a readable file."""
+    found: list[tuple[np.ndarray, np.ndarray, Path]] = []
     for rows, path in zip(boxes, paths, strict=True):
         if len(found) == SAMPLE:
             break
         if len(rows) and path is not None:
             try:
-                found.append((rows, np.array(image_size(path), dtype=np.float64)))
+                found.append((rows, np.array(image_size(path), dtype=np.float64), path))
             except UserError:
                 continue  # whoever needs the image says so
     return found

@@ -123,10 +123,26 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
-                turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-                return image.size[::-1] if turned else image.size
+                return image.size[::-1] if _lies(image) else image.size
     except Exception as error:  # decoders fed with broken data raise nearly anything
         raise UserError(f"cannot read {path}: {error}") from None
+
+
+def is_stored_lying(path: str | os.PathLike) -> bool:
+    """Whether the file's width is the upright image's height, which its EXIF tag says.
+
+    Raises:
+        UserError: not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return _lies(image)
+    except Exception as error:  # decoders fed with broken data raise nearly anything
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
+def _lies(image: Image.Image) -> bool:
+    return image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -57,7 +57,12 @@ KINDS = {
     "box outside the image": (
         "kept",
         "a box that overlaps the image",
-        "Check the image's orientation and the box's corners",
+        "Correct the corners",
+    ),
+    "boxes of the unturned image": (
+        "kept",
+        "boxes in the upright image: the file lies on its side, and its EXIF tag says so",
+        "Turn the boxes, or delete the tag (exiftool -Orientation= FILE)",
     ),
     "boxes of a smaller image": (
         "kept",

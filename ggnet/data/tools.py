@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from ggnet.data.annotations import ImageRecord, hoi_counts, load_dataset, read_records
+from ggnet.data.box_units import fit_unturned
 from ggnet.data.duplicates import first_of_each
 from ggnet.data.images import read_image
 from ggnet.data.problems import Problems
@@ -102,7 +103,11 @@ def _check_images(
 
 
 def _check_inside(record: ImageRecord, width: int, height: int, problems: Problems) -> None:
-    """Note boxes without a pixel of the image."""
+    """Note boxes without a pixel of the image, and those of the image before it was turned."""
+    if fit_unturned(record.boxes[:, 2:], np.array([width, height]), record.path):
+        got = f"boxes reach beyond {width}x{height}, all fit {height}x{width}"
+        problems.add("boxes of the unturned image", record.path, "", got)
+        return
     for number, (x1, y1, x2, y2) in enumerate(record.boxes.tolist()):
         if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
             got = f"bbox [{x1:g}, {y1:g}, {x2:g}, {y2:g}] in an image of {width}x{height}"

@@ -100,6 +100,34 @@ def test_records_are_checked_without_the_image_folder(root):
     assert result.counts == {"train": (3, 6, 0, 4)}
 
 
+def lay(root, entries, lying):
+    """Images of 80 x 40 with boxes at their right edge; `lying` have a tag that turns them."""
+    for number, entry in enumerate(entries):
+        exif = Image.Exif()
+        exif[0x0112] = 6 if number in lying else 1
+        Image.new("RGB", (80, 40)).save(root / "images" / entry["file_name"], exif=exif)
+        for annotation in entry["annotations"]:
+            annotation["bbox"] = [50, 10, 78, 38]
+    (root / "train.json").write_text(json.dumps(entries))
+    return verify_dataset(root).problems
+
+
+def test_boxes_of_the_unturned_image_are_named(root):
+    """Where they fit the stored pixels and the EXIF tag says that these lie."""
+    entries = json.loads((root / "train.json").read_text())
+    assert not lay(root, entries, lying=())
+    problems = lay(root, entries, lying=(1,))
+    assert [(p.kind, p.file.name) for p in problems.items] == [
+        ("boxes of the unturned image", entries[1]["file_name"])
+    ]
+    (problem,) = lay(root, entries, lying=(0, 1, 2)).items
+    assert problem.kind == "split unusable"
+    assert "boxes of 3 of 3 images fit the pixels as they are stored" in problem.got
+    Image.new("RGB", (40, 80)).save(root / "images" / entries[1]["file_name"])  # no tag says so
+    lone = verify_dataset(root).problems.counts
+    assert "boxes of the unturned image" not in lone
+
+
 def test_statistics(root, tmp_path):
     dataset = load_dataset(root)
     statistics = dataset_statistics(dataset.load("train"), dataset.vocabulary)
