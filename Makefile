@@ -6,6 +6,7 @@ TORCH ?= torch==2.13.0
 # The version that torch 2.14 brings; beside `.venv`, which needs no Triton.
 TRITON ?= 3.8.0
 PYTEST_ARGS ?=
+FUZZ ?= 10000
 BENCH_ARGS ?=
 MUTANTS_ARGS ?=
 
@@ -16,7 +17,7 @@ TRITON_SITE := build/triton/$(TRITON)
 WITH_TRITON := PYTHONPATH=$(CURDIR)/$(TRITON_SITE) TRITON_CACHE_DIR=$(CURDIR)/build/triton/cache
 BUILD_INPUTS := pyproject.toml setup.py build_backend.py ggnet/_build.py $(shell find csrc kernels -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow test-simt test-asan test-triton triton-budget test-cuda-build mutants gpu-check bench bench-eval lint format clean
+.PHONY: help setup demo test test-slow test-simt test-asan fuzz test-triton triton-budget test-cuda-build mutants gpu-check bench bench-eval lint format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -50,6 +51,9 @@ test-simt: setup  ## the device kernels on the CPU: plain, with sanitizers, trac
 
 test-asan: setup  ## the CPU kernels with the address and undefined-behavior sanitizers
 	tests/sanitize.sh $(PYTEST_ARGS)
+
+fuzz: setup  ## FUZZ broken files of each format (10,000; hours), from the seed FUZZ_SEED
+	FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)
 
 $(TRITON_SITE)/.ready: $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TRITON_SITE) triton==$(TRITON)

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reader, reading
 from ggnet.old_settings import modernize
 
 PRESETS = Path(__file__).parent / "configs"
@@ -295,13 +295,15 @@ def parse_config(
     values: dict[str, Any], origin: str = "configuration", schema: type[C] = Config
 ) -> C:
     """Validate nested plain values; every problem is listed in one UserError."""
-    try:
-        return schema.model_validate(values)
-    except ValidationError as error:
-        problems = "\n".join(f"  {_explain(item, schema)}" for item in error.errors())
-        raise UserError(f"{origin} is not valid:\n{problems}") from None
+    with reading(origin, "sections with settings"):
+        try:
+            return schema.model_validate(values)
+        except ValidationError as error:
+            problems = "\n".join(f"  {_explain(item, schema)}" for item in error.errors())
+            raise UserError(f"{origin} is not valid:\n{problems}") from None
 
 
+@reader("YAML with sections of settings")
 def _read(source: str | Path) -> dict[str, Any]:
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):

@@ -17,7 +17,7 @@ from ggnet.engine.evaluation import evaluate_checkpoint
 from ggnet.engine.inference import Predictor
 from ggnet.engine.plots import plot_report, plot_training
 from ggnet.engine.trainer import train
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reading
 from ggnet.eval.report import Report
 from ggnet.viz.defaults import THRESHOLD
 from ggnet.viz.draw import draw_comparison, draw_grid
@@ -103,7 +103,8 @@ def _check_scenes(config: DemoConfig, run: Path) -> None:
     path = Path(config.data.root) / "dataset.json"
     if not (run / LAST).exists() or not path.exists():
         return
-    made = read_json(path).get("recipe", {})
+    with reading(path, "the dataset.json of generated scenes"):
+        made = dict(read_json(path).get("recipe", {}))
     conflicts = [
         f"  scenes.{key}: {made[key]!r} in {path}, {value!r} asked for"
         for key, value in config.scenes.model_dump().items()

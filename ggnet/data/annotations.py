@@ -37,7 +37,7 @@ import numpy as np
 from ggnet.data.box_units import check_corners
 from ggnet.data.problems import Problems
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reader
 
 if TYPE_CHECKING:
     from ggnet.data.unseen import Unseen
@@ -130,6 +130,7 @@ class Dataset:
         return self.train_counts < threshold
 
 
+@reader("a dataset folder, see ggnet.data.annotations")
 def load_dataset(root: str | Path) -> Dataset:
     """Read `root`/dataset.json.
 
@@ -193,6 +194,9 @@ def _check_ids_and_person(vocabulary: Vocabulary) -> None:
     for id_ in (*vocabulary.object_ids, *vocabulary.verb_ids):
         if type(id_) is not int:
             raise ValueError(f"id {id_!r} is not a whole number; write ids without quotes")
+    for name in (*vocabulary.objects, *vocabulary.verbs):
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"name {name!r} is not a text; expected one for each object and verb")
     if "person" in vocabulary.objects[1:]:
         raise ValueError(
             f"the first object is '{vocabulary.objects[0]}'; expected the person there: move it to "
@@ -200,6 +204,7 @@ def _check_ids_and_person(vocabulary: Vocabulary) -> None:
         )
 
 
+@reader("a JSON list of images, see ggnet.data.annotations")
 def load_annotations(
     path: str | Path,
     images: str | Path | None,
@@ -231,6 +236,7 @@ def load_annotations(
     return records
 
 
+@reader("a JSON list of images, see ggnet.data.annotations")
 def read_records(
     path: Path, images: str | Path | None, vocabulary: Vocabulary, problems: Problems
 ) -> list[ImageRecord]:
@@ -260,6 +266,7 @@ def read_records(
     return [record for record in records if record is not None]
 
 
+@reader("JSON")
 def read_json(path: Path) -> Any:
     """Parse a JSON file.
 

@@ -16,7 +16,7 @@ from ggnet.data.formats.entry import Entry
 from ggnet.data.problems import Problems
 from ggnet.data.sources import SOURCES, Content, Request
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reading
 from ggnet.io import atomic_write
 
 SPLITS = ("train", "val", "test")
@@ -84,24 +84,27 @@ def convert(
             "V-COCO needs its trainval file as train: it alone says which verb goes with which "
             "object (a table from the test file would leak)"
         )
-    contents = {
-        split: format_.read(
-            Request(path, split, vocabulary, found, output / folders[split], person, labels, coco)
-        )
-        for split, path in files.items()
-    }
-    for split, share in shares.items():
-        contents[split] = _hold_out(contents["train"], share / _rest(shares, split), split)
-    if vocabulary is None:
-        vocabulary = number_names(contents.values(), person, output.resolve().name)
-    if "train" in contents:
-        entries = _with_boxes(contents["train"].entries, files["train"], found)
-        if merge and format_.repeats_boxes:
-            entries = [merged(entry) for entry in entries]
-        contents["train"].entries = entries
-    if format_.pairs_from_train:
-        pairs = _pairs_in(contents["train"].entries, vocabulary)
-        vocabulary = replace(vocabulary, hois=tuple(sorted(pairs)))
+    with reading(", ".join(map(str, files.values())), f"the format {source}"):
+        contents = {
+            split: format_.read(
+                Request(
+                    path, split, vocabulary, found, output / folders[split], person, labels, coco
+                )
+            )
+            for split, path in files.items()
+        }
+        for split, share in shares.items():
+            contents[split] = _hold_out(contents["train"], share / _rest(shares, split), split)
+        if vocabulary is None:
+            vocabulary = number_names(contents.values(), person, output.resolve().name)
+        if "train" in contents:
+            entries = _with_boxes(contents["train"].entries, files["train"], found)
+            if merge and format_.repeats_boxes:
+                entries = [merged(entry) for entry in entries]
+            contents["train"].entries = entries
+        if format_.pairs_from_train:
+            pairs = _pairs_in(contents["train"].entries, vocabulary)
+            vocabulary = replace(vocabulary, hois=tuple(sorted(pairs)))
 
     description = _describe(vocabulary, source)
     if format_.rare is not None:

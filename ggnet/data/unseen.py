@@ -17,7 +17,7 @@ from ggnet.config import DataConfig
 from ggnet.data.annotations import Dataset, ImageRecord, load_dataset, pair_hois, read_json
 from ggnet.data.tables import hico_vocabulary, read_table
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reader
 
 # The published splits of HICO-DET: unseen composition (rare first, non-rare first), object, verb.
 PUBLISHED = ("rf-uc", "nf-uc", "uo", "uv")
@@ -59,6 +59,7 @@ def fix_unseen(config: DataConfig, dataset: Dataset) -> DataConfig:
     )
 
 
+@reader("HOIs that training must not see")
 def read_unseen(value: str | Sequence[int], vocabulary: Vocabulary) -> Unseen:
     """The HOIs that `data.hois_unseen` means.
 

@@ -31,7 +31,7 @@ import ggnet
 from ggnet.config import Config, parse_config
 from ggnet.data.annotations import read_json
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reader, reading
 from ggnet.eval.report import METRICS
 from ggnet.io import atomic_write
 
@@ -120,6 +120,7 @@ class Checkpoint:
         return self.state["ema"] or self.state["model"]
 
 
+@reader("a checkpoint of ggnet's trainer")
 def open_checkpoint(source: str | os.PathLike, prefer: str = BEST) -> Checkpoint:
     """Read the checkpoint that `source` means; finds and raises as `find_checkpoint` and
     `load_checkpoint`. A folder of `ggnet.engine.hub` will do, too."""
@@ -151,6 +152,7 @@ def best_threshold(run: Path) -> float | None:
         raise UserError(f"{path}: best_f1 has no threshold; evaluate the run again") from None
 
 
+@reader("a checkpoint of ggnet's trainer")
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """Read a checkpoint to the CPU.
 
@@ -178,16 +180,22 @@ def check_finite(weights: dict[str, torch.Tensor], path: str | os.PathLike) -> N
     """Refuse weights that no network can compute with.
 
     Raises:
-        UserError: names the first tensor with a NaN or an infinity.
+        UserError: names the first value that is no tensor, or has a NaN or an infinity.
     """
     for name, value in weights.items():
-        if isinstance(value, torch.Tensor) and not torch.isfinite(value).all():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise UserError(
+                f"{path} holds a {type(value).__name__} as {name!r} among its weights; expected "
+                "names and tensors"
+            )
+        if not torch.isfinite(value).all():
             raise UserError(
                 f"{path} holds weights that are not finite, the first: {name}. It is corrupt, or "
                 f"of a run that diverged; use the run's other checkpoint ({LAST}, {BEST}) or a copy"
             )
 
 
+@reader("a file of torch.save with tensors and plain values")
 def read_torch_file(path: str | os.PathLike) -> Any:
     """Tensors and plain values of a file that torch.save wrote, on the CPU; no code is run.
 
@@ -252,12 +260,15 @@ def load_weights(model: nn.Module, state: dict[str, Any], path: str | os.PathLik
     Raises:
         UserError: names or shapes that do not fit; the first ones are listed.
     """
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        lines = str(error).splitlines()
-        shown = "\n".join(lines[:6] + (["\t..."] if len(lines) > 6 else []))
-        raise UserError(f"the weights in {path} do not fit its configuration:\n{shown}") from None
+    with reading(path, "the weights of its configuration"):
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            lines = str(error).splitlines()
+            shown = "\n".join(lines[:6] + (["\t..."] if len(lines) > 6 else []))
+            raise UserError(
+                f"the weights in {path} do not fit its configuration:\n{shown}"
+            ) from None
 
 
 def saved_config(state: dict[str, Any], path: str | os.PathLike) -> Config:

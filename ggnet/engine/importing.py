@@ -21,13 +21,14 @@ from ggnet.data.annotations import load_dataset
 from ggnet.data.tables import hico_vocabulary
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.engine.checkpoint import check_finite, find_checkpoint, read_torch_file, save_checkpoint
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reader, reading
 from ggnet.models import build_model
 from ggnet.models.importers import Imported, import_weights, listed
 
 WEIGHTS = "weights"  # the key that only files of initial weights have
 
 
+@reader("published weights")
 def import_file(
     source: str | os.PathLike, out: str | os.PathLike, dataset: str | os.PathLike | None = None
 ) -> Imported:
@@ -89,6 +90,13 @@ def load_initial_weights(
     Raises:
         UserError: an unreadable file, or one with another backbone.
     """
+    with reading(path, "a checkpoint or initial weights"):
+        return _copy_fitting(model, path, config, vocabulary)
+
+
+def _copy_fitting(
+    model: nn.Module, path: str | os.PathLike, config: ModelConfig, vocabulary: Vocabulary
+) -> str:
     weights, objects, verbs = _initial(path)
     own = model.state_dict()
     of_other_classes: set[str] = set()

@@ -15,7 +15,7 @@ from ggnet.data.vocabulary import Vocabulary
 from ggnet.engine.capture import Captured
 from ggnet.engine.checkpoint import Checkpoint, load_weights, open_checkpoint
 from ggnet.engine.device import choose_device
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reading
 from ggnet.eval.predictions import Gaze, ImageDetections, ImagePrediction
 from ggnet.models import Detector, build_model
 from ggnet.models.detector import evaluation_mode
@@ -100,7 +100,8 @@ class Predictor:
         """The network of a checkpoint that is open already, with another configuration of data and
         decoding if wanted; raises as `from_checkpoint`."""
         config, vocabulary = config or checkpoint.config, checkpoint.vocabulary
-        network = build_model(config.model, len(vocabulary.objects), len(vocabulary.verbs))
+        with reading(checkpoint.path, "a network that this machine can hold"):
+            network = build_model(config.model, len(vocabulary.objects), len(vocabulary.verbs))
         load_weights(network, checkpoint.weights, checkpoint.path)
         return cls(network, vocabulary, config, device, **settings)
 

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reading
 from ggnet.io import atomic_write
 
 BAR_SECONDS, LINE_SECONDS = 1.0, 12.0  # between updates on a terminal, and elsewhere
@@ -74,7 +74,10 @@ class ResultsLog:
         self.path = path
         self._rows: list[dict[str, str]] = []
         if first_epoch and path.exists():
-            with open(path, newline="", encoding="utf-8") as file:
+            with (
+                reading(path, "the table of the run's epochs, or no such file"),
+                open(path, newline="", encoding="utf-8") as file,
+            ):
                 self._rows = [
                     row for row in csv.DictReader(file) if int(row["epoch"]) <= first_epoch
                 ]

@@ -54,7 +54,7 @@ from ggnet.engine.logging import ResultsLog, TensorBoard, TrainingDisplay
 from ggnet.engine.optim import WeightAverage, build_optimizer, set_lr
 from ggnet.engine.signals import Interrupted, StopRequest
 from ggnet.engine.step import Losses, StepReport
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reading
 from ggnet.eval.report import Report
 from ggnet.eval.score import score
 from ggnet.io import atomic_write, temporary_prefix
@@ -191,6 +191,10 @@ class Trainer:
                 not what it was.
         """
         path = self.run / LAST
+        with reading(path, "a checkpoint of this training"):
+            self._restore(state, path)
+
+    def _restore(self, state: dict[str, Any], path: Path) -> None:
         if state["optimizer"] is None:
             raise UserError(f"a checkpoint without optimizer state cannot go on; resume {path}")
         check_vocabulary(self.dataset, Vocabulary.from_dict(state["vocabulary"]), path)
@@ -204,6 +208,8 @@ class Trainer:
                     f"{path} was made with {was} {what}, now there are {now}: the order of the "
                     "batches would change. Resume with as many, or start a new run"
                 )
+        if min(position.epoch, position.step, self.steps_per_epoch - position.step) < 0:
+            raise ValueError(f"there is no epoch {position.epoch}, step {position.step}")
         load_weights(self.model, state["model"], path)
         if self.average is not None:
             load_weights(self.average.module, state["ema"], path)

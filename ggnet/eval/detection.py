@@ -16,7 +16,7 @@ from ggnet.data.annotations import ImageRecord, counts_from_zero, ids_text, read
 from ggnet.data.box_units import SAMPLE, check_pixels, check_size
 from ggnet.data.images import image_size
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reader
 from ggnet.eval.predictions import ImageDetections, whole
 
 
@@ -111,6 +111,7 @@ def evaluate_detection(
     )
 
 
+@reader("COCO's format for results")
 def read_detections(
     path: str | Path, records: Sequence[ImageRecord], vocabulary: Vocabulary
 ) -> dict[str, ImageDetections]:

@@ -17,7 +17,7 @@ import numpy as np
 from ggnet.data.annotations import ImageRecord, read_json
 from ggnet.data.tables import vcoco_actions
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reader
 from ggnet.eval.predictions import (
     INCLUSIVE,
     ImagePrediction,
@@ -32,6 +32,7 @@ from ggnet.io import atomic_write
 from ggnet.limited import call_limited
 
 
+@reader("a prediction file of this package or PPDM's JSON")
 def read_any(
     path: str | Path, records: Sequence[ImageRecord], vocabulary: Vocabulary
 ) -> list[ImagePrediction]:
@@ -50,6 +51,7 @@ def read_any(
     return read_predictions(path, vocabulary)
 
 
+@reader("PPDM's JSON of predictions")
 def read_ppdm(
     path: str | Path, records: Sequence[ImageRecord], vocabulary: Vocabulary
 ) -> list[ImagePrediction]:
@@ -136,6 +138,7 @@ def _ppdm_entry(prediction: ImagePrediction, vocabulary: Vocabulary) -> dict[str
     }
 
 
+@reader("a V-COCO pickle")
 def read_vcoco_pickle(path: str | Path) -> list[RolePredictions]:
     """Role predictions of a V-COCO pickle, of Python 2 or 3; missing keys, NaN scores are nothing.
 
@@ -144,11 +147,16 @@ def read_vcoco_pickle(path: str | Path) -> list[RolePredictions]:
     Raises:
         UserError: not such a pickle, or it holds anything else.
     """
-    return call_limited(decode_vcoco_pickle, Path(path))
+    found = call_limited(decode_vcoco_pickle, Path(path))
+    return [
+        RolePredictions(image_id, rows[:, :4], names, rows[:, 4:8], rows[:, 8])
+        for image_id, names, rows in found
+    ]
 
 
-def decode_vcoco_pickle(path: Path) -> list[RolePredictions]:
-    """`read_vcoco_pickle` in this process, where ten bytes can take gigabytes."""
+def decode_vcoco_pickle(path: Path) -> list[tuple[str, list[str], np.ndarray]]:
+    """Each image's id, names of actions and roles, and (n, 9) persons, objects and scores of them;
+    in this process, where ten bytes can take gigabytes."""
     try:
         with open(path, "rb") as file:
             entries = load_plain(file)
@@ -172,12 +180,10 @@ def decode_vcoco_pickle(path: Path) -> list[RolePredictions]:
                 'person_box, "<action>_agent": score, "<action>_<role>": [x1, y1, x2, y2, score]}'
             ) from None
     return [
-        RolePredictions(
+        (
             image_id,
-            np.array([row[0] for row in rows], dtype=np.float64).reshape(-1, 4),
-            [row[1] for row in rows],
-            np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 4),
-            np.array([row[3] for row in rows], dtype=np.float64),
+            [name for _, name, *_ in rows],
+            np.array([[*person, *box, score] for person, _, box, score in rows]).reshape(-1, 9),
         )
         for image_id, rows in columns.items()
     ]

@@ -15,7 +15,7 @@ import numpy as np
 from ggnet.data.annotations import ImageRecord
 from ggnet.data.tables import hico_vocabulary
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reader
 from ggnet.eval.predictions import INCLUSIVE, ImagePrediction, finite
 from ggnet.io import atomic_write
 from ggnet.limited import call_limited
@@ -78,6 +78,7 @@ def write_hico_mat(
         savemat(file, {KEY: cells}, do_compression=True)
 
 
+@reader("HICO-DET's detections.mat")
 def read_hico_mat(
     path: str | Path, records: Sequence[ImageRecord], vocabulary: Vocabulary
 ) -> list[ImagePrediction]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from ggnet.data.annotations import read_json
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reader
 from ggnet.io import atomic_write
 
 FORMAT, VERSION = "ggnet predictions", 1
@@ -155,6 +155,7 @@ def _rows(boxes: np.ndarray, labels: Sequence[int], scores: np.ndarray | None) -
     ]
 
 
+@reader("a prediction file of this package")
 def read_predictions(path: str | Path, vocabulary: Vocabulary) -> list[ImagePrediction]:
     """Read what `write_predictions` wrote; names are looked up in `vocabulary`.
 

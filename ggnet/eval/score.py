@@ -7,7 +7,7 @@ from pathlib import Path
 from ggnet.config import EvalConfig
 from ggnet.data.annotations import Dataset, ImageRecord
 from ggnet.data.tables import vcoco_vocabulary
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reader
 from ggnet.eval import hico, vcoco
 from ggnet.eval.foreign import read_any, read_vcoco_pickle
 from ggnet.eval.hico_mat import read_hico_mat
@@ -62,6 +62,7 @@ def score(
     )
 
 
+@reader("predictions for the images of the split")
 def score_file(path: str | Path, dataset: Dataset, split: str, config: EvalConfig) -> Report:
     """`score` of a prediction file, whoever made it.
 

@@ -27,10 +27,10 @@ from rich.table import Table
 from ggnet.data.annotations import read_json
 from ggnet.data.tables import vcoco_actions
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reader
 from ggnet.eval.boxes import best_candidate, candidates, iou
 from ggnet.eval.curve import Curve
-from ggnet.eval.predictions import ImagePrediction
+from ggnet.eval.predictions import ImagePrediction, finite
 from ggnet.io import atomic_write
 
 MIN_IOU = 0.5
@@ -154,32 +154,29 @@ class VcocoResult:
                 writer.writerow([name, self.positives[name.rsplit("_", 1)[0]], *figures])
 
 
+@reader("V-COCO's roles, which `ggnet data convert vcoco-official` writes")
 def read_roles(path: str | Path) -> dict[str, list[Person]]:
     """Image id -> persons, from the roles file that `ggnet.data.convert` writes."""
-    values = read_json(Path(path))
-    try:
-        return {
-            row["image_id"]: [
-                Person(
-                    np.array(person["box"], dtype=np.float64),
-                    person["labelled"],
-                    {
-                        action: {
-                            role: None if box is None else np.array(box, dtype=np.float64)
-                            for role, box in roles.items()
-                        }
-                        for action, roles in person["actions"].items()
-                    },
-                )
-                for person in row["persons"]
-            ]
-            for row in values
-        }
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not a V-COCO roles file ({type(error).__name__}: {error}); "
-            "`ggnet data convert vcoco-official` writes it"
-        ) from None
+    images = {
+        row["image_id"]: [_person(person) for person in row["persons"]]
+        for row in read_json(Path(path))
+    }
+    if not all(isinstance(image_id, str) for image_id in images):
+        raise TypeError("an image_id is no text")
+    return images
+
+
+def _person(values: dict[str, Any]) -> Person:
+    if type(values["labelled"]) is not bool:
+        raise TypeError(f"labelled is {values['labelled']!r}")
+    actions = {
+        action: {role: None if box is None else finite([box], 4)[0] for role, box in roles.items()}
+        for action, roles in values["actions"].items()
+    }
+    names = {f"{action}_{role}" for action, roles in actions.items() for role in (AGENT, *roles)}
+    if unknown := names - NAMES.keys():
+        raise ValueError(f"{min(unknown)!r} is no action and role of V-COCO")
+    return Person(finite([values["box"]], 4)[0], values["labelled"], actions)
 
 
 def role_predictions(

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reader
 from ggnet.eval.hico import HoiAP
 from ggnet.viz import style
 
@@ -128,6 +128,7 @@ def _running_mean(counts: np.ndarray, ap: np.ndarray) -> tuple[np.ndarray, np.nd
     )
 
 
+@reader("a run's results.csv")
 def _read(path: Path) -> dict[str, np.ndarray]:
     """Columns as float64; empty cells are NaN, wholly empty columns are left out."""
     try:

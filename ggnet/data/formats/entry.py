@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 Item = TypeVar("Item")
 
@@ -46,6 +46,16 @@ class Entry:
     def pair(self, human: int, object_: int, verb_id: int) -> None:
         """Relate two boxes by their indices."""
         self.pairs[human, object_, verb_id] = None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`; raises as `box`, and nearly anything for another form."""
+        entry = cls(str(values["file_name"]), str(values["img_id"]), values.get("known_objects"))
+        for row in values["annotations"]:
+            entry.box(row["bbox"], row["category_id"])
+        for row in values["hoi_annotation"]:
+            entry.pair(row["subject_id"], row["object_id"], row["category_id"])
+        return entry
 
     def to_dict(self) -> dict[str, Any]:
         """The form of `ggnet.data.annotations`."""

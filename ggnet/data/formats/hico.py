@@ -62,19 +62,21 @@ def read_mat_file(
     Raises:
         UserError: a file is not of that form.
     """
-    return call_limited(decode_mat_file, path, split, labels, vocabulary)
+    rows = call_limited(decode_mat_file, path, split, labels, vocabulary)
+    return [Entry.from_dict(row) for row in rows]
 
 
 def decode_mat_file(
     path: Path, split: str, labels: str | Path | None, vocabulary: Vocabulary
-) -> list[Entry]:
-    """`read_mat_file` in this process, which a changed byte of the file can end."""
+) -> list[dict[str, Any]]:
+    """The entries of `read_mat_file` as plain values; in this process, which a changed byte of the
+    file can end."""
     images = _load_mat(path, f"bbox_{split}", "anno_bbox.mat")
     known = _known_objects(Path(labels), split, vocabulary) if labels else {}
     entries = []
     for number, image in enumerate(np.atleast_1d(images)):
         try:
-            entries.append(_mat_entry(image, known, vocabulary))
+            entries.append(_mat_entry(image, known, vocabulary).to_dict())
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path}, image {number}: {type(error).__name__}: {error}; expected filename and "
