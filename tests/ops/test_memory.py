@@ -13,8 +13,8 @@ CALLS = Path(__file__).parent / "guarded_calls.py"
 
 @pytest.mark.parametrize("isa", isas())
 def test_operands_at_the_edge_of_forbidden_memory(isa):
-    paths = os.pathsep.join([str(CALLS.parent), str(CALLS.parents[1])])
-    environment = os.environ | {"GGNET_CPU_ISA": isa, "PYTHONPATH": paths}
+    paths = [str(CALLS.parent), str(CALLS.parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"GGNET_CPU_ISA": isa, "PYTHONPATH": os.pathsep.join(paths)}
     finished = subprocess.run(
         [sys.executable, CALLS], env=environment, capture_output=True, text=True
     )
