@@ -3,11 +3,13 @@
 The protocol is that of the published code (GEN-VLKT's datasets/hico.py): two boxes with any unseen
 HOI are left out of training with all their verbs, and so is an image with no pair left. The boxes
 of the other images stay, since those detectors know all objects: unseen are combinations, not
-things. Nor is an unseen HOI a hard negative anywhere, as that would tell that it never occurs.
+things. (Where `ggnet data convert` has merged boxes that were drawn anew for each verb, a pair with
+an unseen HOI is the merged one, so that more verbs go with it than in the published code.) Nor is
+an unseen HOI a hard negative anywhere, as that would tell that it never occurs.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,15 +109,26 @@ def training_records(dataset: Dataset) -> list[ImageRecord]:
     records = dataset.load("train")
     if dataset.unseen is None:
         return records
-    seen = [_seen(record, dataset) for record in records]
-    kept = [
-        new for old, new in zip(records, seen, strict=True) if len(new.pairs) or not len(old.pairs)
-    ]
+    kept = without_unseen(records, dataset)
     if not any(len(record.pairs) for record in kept):
         raise UserError(
             f"no pair of {dataset.root} is left to train on without the unseen HOIs "
             f"({dataset.unseen.name}); expected fewer of them"
         )
+    return kept
+
+
+def without_unseen(records: Iterable[ImageRecord], dataset: Dataset) -> list[ImageRecord]:
+    """The records without the pairs, and without the images, that an unseen HOI is in."""
+    kept = []
+    for record in records:
+        hois = pair_hois(record, dataset.vocabulary)
+        unseen = (hois >= 0) & dataset.unseen.hois[hois]
+        boxes = {tuple(pair) for pair in record.pairs[unseen, :2].tolist()}
+        stay = [tuple(pair) not in boxes for pair in record.pairs[:, :2].tolist()]
+        if any(stay) or not stay:
+            pairs = record.pairs[np.array(stay, dtype=bool)]
+            kept.append(replace(record, pairs=pairs))
     return kept
 
 
@@ -125,14 +138,6 @@ def training_vocabulary(dataset: Dataset) -> Vocabulary:
         return dataset.vocabulary
     hois = zip(dataset.vocabulary.hois, dataset.unseen.hois, strict=True)
     return replace(dataset.vocabulary, hois=tuple(hoi for hoi, unseen in hois if not unseen))
-
-
-def _seen(record: ImageRecord, dataset: Dataset) -> ImageRecord:
-    hois = pair_hois(record, dataset.vocabulary)
-    unseen = (hois >= 0) & dataset.unseen.hois[hois]
-    boxes = {tuple(pair) for pair in record.pairs[unseen, :2].tolist()}
-    keep = [tuple(pair) not in boxes for pair in record.pairs[:, :2].tolist()]
-    return replace(record, pairs=record.pairs[np.array(keep, dtype=bool)])
 
 
 def _index(item: object, vocabulary: Vocabulary, origin: str) -> int:

@@ -10,7 +10,9 @@ from rich.console import Console
 
 from ggnet.cli import main
 from ggnet.config import Config, EvalConfig, load_config
-from ggnet.data.annotations import load_dataset
+from ggnet.data.annotations import hoi_counts, load_dataset
+from ggnet.data.convert import convert
+from ggnet.data.problems import Problems
 from ggnet.data.tables import hico_rare, hico_vocabulary
 from ggnet.data.unseen import (
     PUBLISHED,
@@ -19,6 +21,7 @@ from ggnet.data.unseen import (
     read_unseen,
     training_records,
     training_vocabulary,
+    without_unseen,
 )
 from ggnet.engine.checkpoint import open_checkpoint
 from ggnet.engine.distributed import join_workers
@@ -107,6 +110,33 @@ def test_training_loses_pairs_of_boxes_with_an_unseen_hoi(cups):
     assert training_vocabulary(dataset).hois == ((0, 1), (0, 2), (2, 1))
     assert len(dataset.load("train")) == 4  # the dataset itself is as it was
     assert dataset.train_counts.tolist() == [1, 1, 3, 1]
+
+
+def test_published_splits_on_the_real_annotations(shared, tmp_path):
+    """Images and pairs that are left, against the rule of the published code written anew: no pair
+    of two boxes (without classes merged) any of whose HOIs is unseen."""
+    file = shared / "hicodet_instances_test2015.json"
+    dataset = convert("hico-json", tmp_path, train=file, merge=False, problems=Problems())
+    records = dataset.load("train", look_for_images=False)
+    raw = json.loads(file.read_text())
+    hoi = {(object_, verb): hoi for hoi, object_, verb in raw["correspondence"]}
+    for name in PUBLISHED:
+        unseen = read_unseen(name, dataset.vocabulary)
+        numbers = set(np.flatnonzero(unseen.hois).tolist())
+        images = pairs = 0
+        for image in raw["annotation"]:
+            rows = {
+                (tuple(human), tuple(thing), object_, verb)
+                for human, thing, object_, verb in zip(
+                    *(image[key] for key in ("boxes_h", "boxes_o", "object", "verb")), strict=True
+                )
+            }
+            lost = {row[:3] for row in rows if hoi[row[2:]] in numbers}
+            left = [row for row in rows if row[:3] not in lost]
+            images, pairs = images + bool(left), pairs + len(left)
+        kept = without_unseen(records, replace(dataset, unseen=unseen))
+        assert (len(kept), sum(len(record.pairs) for record in kept)) == (images, pairs)
+        assert not hoi_counts(kept, dataset.vocabulary)[unseen.hois].any()
 
 
 @pytest.mark.parametrize(
