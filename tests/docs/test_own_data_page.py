@@ -1,20 +1,17 @@
 """docs/own-data.md, from photos to a model: each of its commands, as printed, in its order."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import published
 import tool_exports
 import torch
+from pages import ROOT, Shell, blocks
 
 from ggnet.data.annotations import load_dataset
 from ggnet.eval.report import METRICS
 
-PAGE = Path(__file__).parents[1] / "docs" / "own-data.md"
+PAGE = "docs/own-data.md"
 
 
 def test_every_command_of_the_page(tmp_path):
@@ -24,24 +21,11 @@ def test_every_command_of_the_page(tmp_path):
     detector = published.resnet_dcn(18, {"hm": 80, "wh": 2, "reg": 2})
     weights = published.fill(detector, dtype=torch.float32)
     torch.save({"state_dict": weights}, tmp_path / "ctdet_coco_resdcn18.pth")
-    command = tmp_path / "bin" / "ggnet"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ggnet "$@"\n')
-    command.chmod(0o755)
-    environment = os.environ | {"PATH": f"{command.parent}:{os.environ['PATH']}"}
-
-    blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert sum(block.count("ggnet ") for block in blocks) == 11
-    for block in blocks:
-        done = subprocess.run(
-            ["bash", "-e", "-c", block],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, block + done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
+    shell = Shell(tmp_path)
+    commands = blocks(PAGE, "bash")
+    assert sum(block.count("ggnet ") for block in commands) == 11
+    for block in commands:
+        shell.run(block)
 
     for name in ("mine", "from-cvat", "from-coco"):
         dataset = load_dataset(tmp_path / "data" / name)
@@ -52,5 +36,5 @@ def test_every_command_of_the_page(tmp_path):
 
 
 def test_the_pages_unseen_list_is_one():
-    (listed,) = re.findall(r"such as `(\[\[.*?\]\])`", PAGE.read_text())
+    (listed,) = re.findall(r"such as `(\[\[.*?\]\])`", (ROOT / PAGE).read_text())
     assert all(len(pair) == 2 for pair in json.loads(listed))
