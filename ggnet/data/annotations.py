@@ -26,6 +26,7 @@ that image-level labels name, for HICO's Known-Object setting.
 
 import json
 import math
+import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -140,7 +141,7 @@ def load_dataset(root: str | Path) -> Dataset:
     """
     root = Path(root)
     path = root / "dataset.json"
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(
             f"{root} is not a dataset: it has no dataset.json. Set data.root to a dataset's "
             "folder; `ggnet data generate` makes the bundled one, `ggnet data convert` imports "
@@ -257,7 +258,7 @@ def read_records(
             f"{path} holds a {type(entries).__name__}; expected a list of images. Other formats go "
             "through `ggnet data convert`"
         )
-    if images is not None and not Path(images).is_dir():
+    if images is not None and not os.path.isdir(images):
         raise UserError(f"the image folder {images} does not exist; {path} needs it")
     reader = _Reader(path, vocabulary, problems)
     folder = None if images is None else Path(images)
@@ -287,11 +288,8 @@ def read_json(path: Path) -> Any:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; a name longer than any can be has none."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
+    """Whether there is such a file; a name that none can have has none."""
+    return os.path.isfile(path)
 
 
 def hoi_counts(records: Iterable[ImageRecord], vocabulary: Vocabulary) -> np.ndarray:

@@ -108,7 +108,7 @@ def _decoding(source: Path | str) -> Iterator[None]:
         )
     except Exception as error:  # decoders fed with broken data raise nearly anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        unreadable = path is not None and not path.is_file()
+        unreadable = path is not None and not os.path.isfile(path)
         problem = reason if unreadable else f"the image cannot be decoded ({reason})"
     raise UserError(f"cannot read {source}: {problem}")
 

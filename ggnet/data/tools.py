@@ -65,7 +65,7 @@ def verify_dataset(
     to_read: list[ImageRecord] = []
     for name, split in dataset.splits.items():
         images = split.images
-        if not images.is_dir():
+        if not os.path.isdir(images):
             result.problems.add("no image folder", split.annotations, f"split {name}", f"{images}")
             images = None
         try:

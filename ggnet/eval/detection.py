@@ -19,6 +19,8 @@ from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError, reader
 from ggnet.eval.predictions import ImageDetections, whole
 
+MAX_EDGE = 1e7  # pixels; no image is so large
+
 
 @dataclass(eq=False)
 class DetectionResult:
@@ -149,9 +151,9 @@ def read_detections(
                 f"{path}, entry {number}: {problem}; expected image_id of an annotated image, "
                 f"category_id of '{vocabulary.name}', bbox [x, y, width, height] and score"
             ) from None
-        if not (np.isfinite([x, y]).all() and 0 <= width < np.inf and 0 <= height < np.inf):
+        if not ((np.abs([x, y, width, height]) < MAX_EDGE).all() and min(width, height) >= 0):
             raise UserError(f"{path}, entry {number}: bbox {entry['bbox']} is not a box")
-        if not 0 < score <= 1:
+        if not 0 < np.float32(score) <= 1:
             raise UserError(f"{path}, entry {number}: score {score}; expected above 0, at most 1")
         found[image].append((x, y, x + width, y + height, label, score))
     _check_boxes(Path(path), found, {record.image_id: record.path for record in records})

@@ -70,6 +70,7 @@ def test_terminating_all_processes_saves(quick, tmp_path):
     assert not (run / LOCK).exists()
 
 
+@pytest.mark.slow
 def test_terminating_torchrun_saves(quick, tmp_path):
     """torchrun hands the signal on to two processes, each with a worker; both stop at one step."""
     run, script = tmp_path / "run", tmp_path / "script.py"
@@ -92,6 +93,7 @@ def test_an_error_is_said_once_not_once_a_process(quick, tmp_path):
     assert errors.count("error: ") == 1
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_is_said(quick, scenes, tmp_path):
     """And the others end without a word of their own that would hide it."""
     root = tmp_path / "scenes"

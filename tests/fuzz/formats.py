@@ -17,6 +17,7 @@ import torch
 import yaml
 from mutations import mutate, mutate_bytes, mutate_json, odd_value
 from PIL import Image
+from rich.console import Console
 from samples import save_untrained
 
 from ggnet.config import DemoConfig, describe, load_config
@@ -30,10 +31,13 @@ from ggnet.data.tables import hico_vocabulary, vcoco_actions
 from ggnet.data.tools import dataset_statistics, verify_dataset
 from ggnet.data.unseen import read_unseen, training_records
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.engine.checkpoint import BEST, open_checkpoint
+from ggnet.engine.checkpoint import BEST, LAST, open_checkpoint
+from ggnet.engine.distributed import join_workers
 from ggnet.engine.importing import import_file, load_initial_weights
 from ggnet.engine.inference import Predictor
 from ggnet.engine.logging import ResultsLog
+from ggnet.engine.runs import resume_run
+from ggnet.engine.trainer import Trainer, train
 from ggnet.eval import foreign, vcoco
 from ggnet.eval.detection import read_detections
 from ggnet.eval.hico_mat import read_hico_mat, write_hico_mat
@@ -512,6 +516,24 @@ def read_checkpoint(path: Path) -> None:
         check_prediction(prediction, predictor.vocabulary)
 
 
+def make_run(folder: Path) -> Path:
+    """The checkpoint of a training of one epoch."""
+    more = [f"data.root={make_scenes(folder)}", "train.epochs=1", "train.batch_size=2"]
+    config = load_config(None, [*SETTINGS, *more, "train.ema=0.9", "train.tensorboard=false"])
+    train(config, folder / "run", console=Console(quiet=True))
+    return folder / "run" / LAST
+
+
+def resume(path: Path) -> None:
+    run, config, state = resume_run(path.parent, None, ["train.epochs=2"])
+    with join_workers("cpu") as worker:
+        trainer = Trainer(config, run, worker, Console(quiet=True))
+        trainer.restore(state)
+    assert 0 <= trainer.position.epoch < 2
+    assert 0 <= trainer.position.step <= trainer.steps_per_epoch
+    assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
+
+
 def start_from(path: Path) -> None:
     config = load_config(None, SETTINGS)
     vocabulary = Vocabulary("v", ("person", "ball"), (1, 2), ("hold",), (1,), ((0, 1),))
@@ -607,6 +629,7 @@ FORMATS = {
     ),
     "config": Format(make_yaml, read_yaml, mutate_yaml),
     "checkpoint": Format(make_checkpoint, read_checkpoint, mutate_torch),
+    "run": Format(make_run, resume, mutate_torch),
     "initial weights": Format(make_checkpoint, start_from, mutate_torch),
     "published weights": Format(make_published, import_published, mutate_torch),
     "results.csv": Format(make_results, read_results, mutate_csv),

@@ -4,6 +4,7 @@ FUZZ in the environment says how many broken files of each format; every one has
 so `FUZZ_SEED` and the number in a failure's report make it again.
 """
 
+import faulthandler
 import json
 import os
 import resource
@@ -38,6 +39,7 @@ def broken(name, number, content):
 def look(name, numbers, path, content, results):
     """In a child: read broken files one after the other, and say what became of each."""
     torch.set_num_threads(1)
+    faulthandler.disable()
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
