@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="also write the predictions for another evaluator: ppdm-json, vcoco-pickle, hico-mat "
-        "(ho-rcnn's format 'all'; some minutes for the whole test set); may be repeated",
+        "(ho-rcnn's format 'all'); may be repeated",
     )
     parser.add_argument("--split", help="of the dataset (default: test, or val without a test)")
     parser.add_argument(

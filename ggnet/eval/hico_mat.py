@@ -16,6 +16,7 @@ from ggnet.data.annotations import ImageRecord
 from ggnet.data.tables import hico_vocabulary
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError, reader
+from ggnet.eval.mat_cells import write_cells
 from ggnet.eval.predictions import INCLUSIVE, ImagePrediction, finite
 from ggnet.io import atomic_write
 from ggnet.limited import call_limited
@@ -54,15 +55,9 @@ def write_hico_mat(
     Raises:
         UserError: the HOIs are not HICO-DET's, or the file cannot be written.
     """
-    from scipy.io import savemat  # slow to import, and only MATLAB users need it
-
     check_hico(vocabulary)
     column = {name: index for index, name in enumerate(_order(records))}
-    cells = np.empty((len(vocabulary.hois), len(column)), dtype=object)
-    cells[:] = None
-    empty = np.zeros((0, 9))
-    for index in np.ndindex(cells.shape):
-        cells[index] = empty
+    cells = {}
     for prediction in predictions:
         hois = vocabulary.hoi_index(prediction.verbs, prediction.object_labels)
         rows = np.column_stack(
@@ -72,10 +67,10 @@ def write_hico_mat(
                 prediction.scores,
             ]
         )
-        for hoi in np.unique(hois[hois >= 0]):
+        for hoi in np.unique(hois[hois >= 0]).tolist():
             cells[hoi, column[prediction.file_name]] = rows[hois == hoi]
     with atomic_write(path) as file:
-        savemat(file, {KEY: cells}, do_compression=True)
+        write_cells(file, KEY, (len(vocabulary.hois), len(column)), cells, columns=9)
 
 
 @reader("HICO-DET's detections.mat")

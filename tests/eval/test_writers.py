@@ -1,7 +1,10 @@
 """Predictions written for other evaluators hold what these expect, and come back as they were."""
 
+import io
 import json
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from ggnet.data.convert import convert
 from ggnet.data.tables import hico_vocabulary, vcoco_actions
 from ggnet.errors import UserError
 from ggnet.eval.hico_mat import read_hico_mat, write_hico_mat
+from ggnet.eval.mat_cells import write_cells
 from ggnet.eval.predictions import ImagePrediction, write_predictions
 from ggnet.eval.report import METRICS
 from ggnet.eval.score import score_file
@@ -114,6 +118,28 @@ def test_the_mat_comes_back(tmp_path):
             np.testing.assert_array_equal(
                 getattr(found, name)[mine], getattr(expected, name)[theirs], err_msg=name
             )
+
+
+def test_cells_are_the_bytes_that_scipy_writes(tmp_path):
+    random = np.random.default_rng(0)
+    filled = {(0, 1): random.random((3, 9)), (4, 0): random.random((1, 9))}
+    whole = np.empty((5, 2), dtype=object)
+    for index in np.ndindex(whole.shape):
+        whole[index] = filled.get(index, np.zeros((0, 9)))
+    theirs, ours = io.BytesIO(), io.BytesIO()
+    savemat(theirs, {"all_boxes": whole})
+    write_cells(ours, "all_boxes", whole.shape, filled, columns=9)
+    head, body = ours.getvalue()[:128], ours.getvalue()[128:]
+    assert head[116:] == theirs.getvalue()[116:128]
+    assert struct.unpack("<II", body[:8]) == (15, len(body) - 8)
+    assert zlib.decompress(body[8:]) == theirs.getvalue()[128:]
+    ours.seek(0)
+    np.testing.assert_array_equal(loadmat(ours)["all_boxes"][0, 1], filled[0, 1])
+
+
+def test_more_than_such_a_file_holds_is_refused():
+    with pytest.raises(ValueError, match=r"boxes would take 2\.2 GiB"):
+        write_cells(io.BytesIO(), "boxes", (600, 70000), {}, columns=9)
 
 
 def cells(value=None, shape=(600, 3)):
