@@ -19,11 +19,13 @@ MAX_BLOCKS = 2048  # each program takes the blocks of its number modulo this
 
 @triton.jit
 def count_kernel(target, counts, size, blocks, BLOCK: tl.constexpr):
+    # Next to 1 a float64 is not 1, which it would be in float32.
+    ACC: tl.constexpr = tl.float64 if target.dtype.element_ty == tl.float64 else tl.float32
     program = tl.program_id(0)
     count = tl.zeros((BLOCK,), tl.int32)
     for block in range(program, blocks, tl.num_programs(0)):
         i = block * BLOCK + tl.arange(0, BLOCK)
-        m = tl.load(target + i, mask=i < size, other=0.0).to(tl.float32)
+        m = tl.load(target + i, mask=i < size, other=0.0).to(ACC)
         count += (m == 1.0).to(tl.int32)
     tl.store(counts + program, tl.sum(count, axis=0))
 
@@ -45,10 +47,10 @@ def loss_kernel(
     size,
     blocks,
     programs,
-    alpha,
-    beta,
-    gamma,
-    eps,
+    ALPHA: tl.constexpr,  # constants, as arguments would be rounded to float32
+    BETA: tl.constexpr,
+    GAMMA: tl.constexpr,
+    EPS: tl.constexpr,
     WITH_SUMS: tl.constexpr,
     WITH_GRAD: tl.constexpr,  # 1: the gradient of the loss, 2: times *grad_loss
     BLOCK: tl.constexpr,
@@ -59,7 +61,10 @@ def loss_kernel(
     one = tl.arange(0, PROGRAMS)
     n = tl.sum(tl.load(counts + one, mask=one < programs, other=0), axis=0)
     n = tl.maximum(n, 1).to(ACC)
-    low = tl.full((), eps, ACC)
+    alpha = tl.full((), ALPHA, ACC)
+    beta = tl.full((), BETA, ACC)
+    gamma = tl.full((), GAMMA, ACC)
+    low = tl.full((), EPS, ACC)
     total = tl.zeros((BLOCK,), ACC)
     for block in range(program, blocks, tl.num_programs(0)):
         i = block * BLOCK + tl.arange(0, BLOCK)
@@ -145,7 +150,10 @@ def hna_loss(
     wrap_triton(count_kernel)[(programs,)](target, counts, size, blocks, BLOCK=BLOCK)
     wrap_triton(loss_kernel)[(programs,)](
         *(logits, target, counts, loss, sums, grad, size, blocks, programs),
-        *(alpha, beta, gamma, eps),
+        ALPHA=alpha,
+        BETA=beta,
+        GAMMA=gamma,
+        EPS=eps,
         WITH_SUMS=True,
         WITH_GRAD=int(with_grad),
         BLOCK=BLOCK,
@@ -173,7 +181,10 @@ def hna_loss_gradient(
     logits, target = _lines(logits, target)
     wrap_triton(loss_kernel)[(programs,)](
         *(logits, target, positives, grad_loss, grad, grad, size, blocks, 1),
-        *(alpha, beta, gamma, eps),
+        ALPHA=alpha,
+        BETA=beta,
+        GAMMA=gamma,
+        EPS=eps,
         WITH_SUMS=False,
         WITH_GRAD=2,
         BLOCK=BLOCK,

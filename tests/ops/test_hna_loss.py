@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from op_testing import (
@@ -115,6 +117,14 @@ def test_one_cell_of_each_kind_by_hand():
     for target, weight in ((1.0, 1), (-1.0, 128), (0.0, 1), (0.5, 0.5**4), (-0.5, 1.5**4)):
         loss = ops.hna_loss(half, torch.full_like(half, target))
         assert loss.item() == pytest.approx(weight * quarter_log)
+
+
+@pytest.mark.interpreted
+def test_only_ones_are_positives():
+    logits = torch.zeros(1, 1, 1, 4, dtype=torch.float64)
+    target = torch.tensor([1.0, 1 - 1e-9, 1 - 1e-9, 1.0], dtype=torch.float64).view(1, 1, 1, 4)
+    for function in (ops.hna_loss, reference.hna_loss):  # two of log(2) / 4, over two
+        assert function(logits, target).item() == pytest.approx(math.log(2) / 4, rel=1e-12)
 
 
 @pytest.mark.interpreted
