@@ -53,7 +53,7 @@ test-asan: setup  ## the CPU kernels with the address and undefined-behavior san
 	tests/sanitize.sh $(PYTEST_ARGS)
 
 fuzz: setup  ## FUZZ broken files of each format (10,000; hours), from the seed FUZZ_SEED
-	FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)
+	FUZZ=$(FUZZ) $(BIN)/python -m pytest -n 2 tests/fuzz $(PYTEST_ARGS)
 
 $(TRITON_SITE)/.ready: $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TRITON_SITE) triton==$(TRITON)

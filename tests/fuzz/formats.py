@@ -60,12 +60,14 @@ class Format:
         mutate: bytes of the good file to those of a broken one.
         child: the program reads it in a child process; here it is read in the test's own, which may
             crash or meet the limit of memory.
+        cost: of how many files of other formats one takes the time; so many fewer are read.
     """
 
     make: Callable[[Path], Path]
     read: Callable[[Path], Any]
     mutate: Callable[[bytes, Random], bytes] = mutate_json
     child: bool = False
+    cost: int = 1
 
 
 # -- invariants -----------------------------------------------------------------------------------
@@ -628,10 +630,10 @@ FORMATS = {
         make_hico_mat, read_hico_detections, mutate_hico_mat, child=True
     ),
     "config": Format(make_yaml, read_yaml, mutate_yaml),
-    "checkpoint": Format(make_checkpoint, read_checkpoint, mutate_torch),
-    "run": Format(make_run, resume, mutate_torch),
-    "initial weights": Format(make_checkpoint, start_from, mutate_torch),
-    "published weights": Format(make_published, import_published, mutate_torch),
+    "checkpoint": Format(make_checkpoint, read_checkpoint, mutate_torch, cost=4),
+    "run": Format(make_run, resume, mutate_torch, cost=4),
+    "initial weights": Format(make_checkpoint, start_from, mutate_torch, cost=4),
+    "published weights": Format(make_published, import_published, mutate_torch, cost=4),
     "results.csv": Format(make_results, read_results, mutate_csv),
     "png": picture("png"),
     "palette": picture("png", "P"),
