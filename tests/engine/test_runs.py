@@ -29,14 +29,15 @@ from ggnet.eval.report import METRICS
 QUIET = Console(quiet=True)
 # The command line, which in its third step sends a signal to all processes of the session.
 SIGNALLED = """
-import os, signal, sys
+import os, subprocess, sys
 from ggnet.engine import trainer
 from ggnet.cli import main
 step, calls = trainer.Trainer._step, []
 def signalled(*args):
     calls.append(1)
     if len(calls) == 3 and os.environ.get("RANK", "0") == "0":
-        os.killpg(int(os.environ.get("GROUP") or os.getpgid(0)), signal.SIGTERM)
+        # By a process of another number: a loader process obeys its parent alone.
+        subprocess.run(["kill", "-TERM", "--", f"-{os.getpgid(0)}"])
     return step(*args)
 trainer.Trainer._step = signalled
 raise SystemExit(main(sys.argv[1:]))
