@@ -35,7 +35,8 @@ BUILT = ("ggnet/_C.abi3.so", "ggnet/_build_info.json")
 INTERPRETED = {"GGNET_BACKEND": "triton", "TRITON_INTERPRET": "1"}
 PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider")
 EMULATE = "import sys; sys.path.insert(0, 'tests/simt'); import emulator; emulator.build('plain')"
-BUILD_SECONDS = 1200
+BUILD_SECONDS = BASE_SECONDS = 1200
+PATIENCE = 5  # times what the tests take without a change, and a minute
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,6 @@ class Group:
     tests: dict[str, str]  # pattern of a path (the first that fits counts) -> its tests
     build: tuple[str, ...] = ()  # Python's arguments
     environment: tuple[tuple[str, str], ...] = ()
-    seconds: int = 900  # for the tests
 
     def tests_of(self, path: str) -> list[str]:
         return next(
@@ -183,32 +183,32 @@ def python(arguments: tuple[str, ...], group: Group, seconds: float) -> tuple[in
     return process.returncode, output[-2000:]
 
 
-def outcome(group: Group, tests: list[str]) -> tuple[str, str]:
+def outcome(group: Group, tests: list[str], seconds: float = BASE_SECONDS) -> tuple[str, str]:
     """killed, survived or not compiled, and what said so."""
     if group.build:
         status, output = python(group.build, group, BUILD_SECONDS)
         if status != 0:
             return "not compiled", output
-    status, output = python((*PYTEST, *tests), group, group.seconds)
+    status, output = python((*PYTEST, *tests), group, seconds)
     if status not in (0, 1, 2, None) and status > 0:
         raise SystemExit(f"pytest ended with {status}:\n{output}")
     last = output.strip().splitlines()[-1:] or [""]
     return ("survived" if status == 0 else "killed"), "time ran out" if status is None else last[0]
 
 
-def try_one(name: str, mutant: Mutant) -> dict:
+def try_one(name: str, mutant: Mutant, seconds: float) -> dict:
     group, file = GROUPS[name], TREE / mutant.path
     original = file.read_text()
     started = time.monotonic()
     try:
         file.write_text(mutant.apply(original))
-        result, said = outcome(group, group.tests_of(mutant.path))
+        result, said = outcome(group, group.tests_of(mutant.path), seconds)
     finally:
         file.write_text(original)
         # The emulator has a folder for every text that was compiled.
         shutil.rmtree(TREE / "build/simt", ignore_errors=True)
-    seconds = round(time.monotonic() - started, 1)
-    return {"group": name, **asdict(mutant), "result": result, "said": said, "seconds": seconds}
+    took = round(time.monotonic() - started, 1)
+    return {"group": name, **asdict(mutant), "result": result, "said": said, "seconds": took}
 
 
 def explanations() -> dict[tuple[str, str, str], str]:
@@ -258,18 +258,19 @@ def main() -> int:
     if not args.report:
         copy_tree()
         done = {(row["group"], row["line"], *identity(row)) for row in rows}
-        equivalent, passing = explanations(), set()
+        equivalent, limits = explanations(), {}
         mutants = chosen(args.group, args.each, args.seed, args.only)
         for number, (name, mutant) in enumerate(mutants, start=1):
             if (name, mutant.line, *identity(mutant)) in done or identity(mutant) in equivalent:
                 continue
             tests = (name, *GROUPS[name].tests_of(mutant.path))
-            if tests not in passing:
+            if tests not in limits:
+                started = time.monotonic()
                 result, said = outcome(GROUPS[name], list(tests[1:]))
                 if result != "survived":
                     raise SystemExit(f"{' '.join(tests)}: {result} without a change:\n{said}")
-                passing.add(tests)
-            row = try_one(name, mutant)
+                limits[tests] = 60 + PATIENCE * (time.monotonic() - started)
+            row = try_one(name, mutant, limits[tests])
             rows.append(row)
             with RESULTS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
