@@ -7,6 +7,7 @@ what was expected and which command repairs it.
 from ggnet.ops import _library
 
 _library.load()
+LIBRARY = _library.FOLDER / _library.LIBRARY  # for programs that load it themselves
 
 # The modules below register with operators that exist only now.
 from ggnet.ops._backend import (  # noqa: E402
@@ -27,6 +28,7 @@ from ggnet.ops.topk_peaks import topk_peaks  # noqa: E402
 
 __all__ = [
     "BACKENDS",
+    "LIBRARY",
     "OPERATORS",
     "BackendError",
     "Resolution",

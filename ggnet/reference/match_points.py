@@ -53,7 +53,7 @@ def match_points(
     human_quality, human_valid = _rate(cells - human_offsets, humans, rule)
     object_quality, object_valid = _rate(cells - object_offsets, objects, rule)
     if valid_pairs is not None:
-        object_valid &= valid_pairs[verbs[:, :, None], objects[1][:, None]]
+        object_valid = object_valid & valid_pairs[verbs[:, :, None], objects[1][:, None]]
     human, object_ = _best(human_quality, human_valid), _best(object_quality, object_valid)
     if not allow_same and humans[0].shape[1] and objects[0].shape[1]:
         same = _same(humans, objects, one_list)

@@ -1,0 +1,245 @@
+"""Writing an export, and proving that it does what the network does before it is kept."""
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import ggnet
+from ggnet.data.inputs import find_inputs
+from ggnet.data.transforms import letterbox_affine, warp
+from ggnet.engine.checkpoint import Checkpoint
+from ggnet.engine.inference import Predictor
+from ggnet.errors import UserError
+from ggnet.export import EXPORTERS, Exporter, Runner
+from ggnet.export.program import INPUT, MOST, OUTPUTS, Deployed, trace
+from ggnet.io import atomic_write
+from ggnet.models import BACKBONES
+
+SCORE_TOLERANCE, BOX_TOLERANCE = 1e-4, 0.05  # of scores from 0 to 1; of boxes in pixels
+LEAST_SCORE = 1e-3  # of the triplets that are compared
+_SEED, _ROUNDS = 0, 5
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What an export was found to be."""
+
+    path: Path
+    size: int  # bytes, of all its files
+    images: int  # compared
+    score_difference: float  # largest
+    box_difference: float  # largest, in pixels
+    seconds: float  # an image, median
+    torch_seconds: float  # the same of PyTorch, in the same run
+
+
+def export(
+    checkpoint: Checkpoint,
+    format_: str,
+    out: str | os.PathLike,
+    *,
+    size: tuple[int, int] | None = None,
+    batch: int | None = 1,
+    fixed_size: bool = True,
+    images: np.ndarray | None = None,
+) -> Checked:
+    """Write a checkpoint's network in a format of EXPORTERS, with OUT.json beside it.
+
+    The file is run on images of several counts and sizes, as far as it takes them, and compared
+    with PyTorch; it is put in its place only if it finds the same.
+
+    Args:
+        size: height and width of the input; None: those of the network's training.
+        batch: images at once; None: any number up to MOST.
+        fixed_size: False: any multiples of the backbone's `size_multiple`.
+        images: (N, 3, height, width) float32 RGB from 0 to 1 to compare on; None: noise.
+
+    Raises:
+        UserError: an unknown format, size or batch; a package that is missing; the written program
+            finds something else; a file cannot be written.
+    """
+    exporter = _exporter(format_)
+    config, vocabulary = checkpoint.config, checkpoint.vocabulary
+    size = size or tuple(config.data.input_size)
+    multiple = BACKBONES[config.model.backbone].size_multiple
+    if any(side < 1 or side % multiple for side in size):
+        raise UserError(
+            f"size is {size[0]}x{size[1]}; backbone {config.model.backbone} needs multiples of "
+            f"{multiple}"
+        )
+    if batch is not None and not 1 <= batch <= MOST:
+        raise UserError(f"batch is {batch}; expected 1 to {MOST}, or any")
+    out = Path(out)
+    if out.suffix != exporter.suffix:
+        raise UserError(f"{out} must end in {exporter.suffix}, as {format_} files do")
+    predictor = Predictor.of(checkpoint, "cpu")
+    module = Deployed(predictor.detector, config.model.stride).eval()
+    program = trace(module, size, size_multiple=multiple, batch=batch, fixed_size=fixed_size)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        place = tempfile.TemporaryDirectory(prefix=".export.", dir=out.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from None
+    with place as folder:
+        draft = Path(folder) / out.name
+        try:
+            exporter.write(program, draft)
+        except OSError as error:
+            raise UserError(f"cannot write {out}: {error.strerror or error}") from None
+        run = exporter.load(draft)
+        cases = _cases(size, batch, fixed_size, multiple, images)
+        found = _compare(run, module, cases, format_)
+        seconds = _time(run, module, next(iter(cases)))
+        files = [path for path in Path(folder).iterdir() if path.is_file()]
+        total = sum(path.stat().st_size for path in files)
+        for path in files:
+            os.replace(path, out.parent / path.name)
+    about = {
+        "format": f"ggnet export to {format_}",
+        "ggnet": ggnet.__version__,
+        "input": {
+            "name": INPUT,
+            "shape": [batch or "1 to 64", 3, *(size if fixed_size else (f"{multiple}n",) * 2)],
+            "values": "float32 RGB from 0 to 1, the image letterboxed: scaled to fit, centered, "
+            "black beside it",
+        },
+        "outputs": list(OUTPUTS),
+        "objects": list(vocabulary.objects),
+        "verbs": list(vocabulary.verbs),
+        "threshold": checkpoint.threshold,
+    }
+    with atomic_write(out.with_name(f"{out.name}.json"), "w") as file:
+        file.write(json.dumps(about, indent=1) + "\n")
+    return Checked(out, total, sum(len(case) for case in cases), *found, *seconds)
+
+
+def letterboxed(folder: str | os.PathLike, size: tuple[int, int]) -> np.ndarray:
+    """(N, 3, height, width) float32 RGB from 0 to 1 of the images in a folder.
+
+    Raises:
+        UserError: no images there, or one that cannot be read.
+    """
+    images = [
+        warp(frame.image, letterbox_affine(frame.image.shape[1], frame.image.shape[0], size), size)
+        for one in find_inputs([folder]).inputs
+        for frame in one.frames()
+    ]
+    return np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / 255
+
+
+def _exporter(name: str) -> Exporter:
+    if name not in EXPORTERS:
+        raise UserError(f"no format {name!r}; expected one of {', '.join(EXPORTERS)}")
+    exporter = EXPORTERS[name]
+    missing = [package for package in exporter.packages if find_spec(package) is None]
+    if missing:
+        raise UserError(
+            f"--format {name} needs {', '.join(missing)}: pip install {' '.join(missing)}"
+        )
+    return exporter
+
+
+def _cases(
+    size: tuple[int, int],
+    batch: int | None,
+    fixed_size: bool,
+    multiple: int,
+    images: np.ndarray | None,
+) -> list[np.ndarray]:
+    """Batches to compare on: of the size, and of others where the program takes them."""
+    rng = np.random.default_rng(_SEED)
+
+    def noise(count: int, height: int, width: int) -> np.ndarray:
+        return rng.random((count, 3, height, width), dtype=np.float32)
+
+    count = batch or 1
+    if images is None:
+        images = noise(2 * count, *size)
+    cases = [images[i : i + count] for i in range(0, len(images) - count + 1, count)]
+    if batch is None:
+        cases.append(np.concatenate([images[:1], noise(2, *size)]))
+    if not fixed_size:
+        height, width = size
+        cases += [
+            noise(count, height + multiple, width),
+            noise(count, height, width + 2 * multiple),
+        ]
+    return cases
+
+
+def _compare(
+    run: Runner, module: Deployed, cases: Sequence[np.ndarray], format_: str
+) -> tuple[float, float]:
+    """The largest differences of scores and boxes.
+
+    Raises:
+        UserError: they are beyond the tolerances, or a triplet is missing.
+    """
+    worst_score = worst_box = 0.0
+    for case in cases:
+        ours, theirs = _by_name(run(case)), _by_name(_reference(module, case))
+        worst_score = max(worst_score, float(np.abs(ours["scores"] - theirs["scores"]).max()))
+        for b in range(len(case)):
+            # Of those that score as the last one does, rounding chooses which are among the K.
+            least = max(LEAST_SCORE, theirs["scores"][b].min() + SCORE_TOLERANCE)
+            for i in np.flatnonzero(theirs["scores"][b] > least):
+                score, box = _nearest(ours, theirs, b, i)
+                worst_score, worst_box = max(worst_score, score), max(worst_box, box)
+    if worst_score > SCORE_TOLERANCE or worst_box > BOX_TOLERANCE:
+        raise UserError(
+            f"the {format_} program does not find what the network finds: scores differ by up to "
+            f"{worst_score:.2g} (at most {SCORE_TOLERANCE:g} is allowed), boxes by {worst_box:.2g} "
+            f"pixels ({BOX_TOLERANCE:g}). Nothing was kept; please report it with `ggnet env`"
+        )
+    return worst_score, worst_box
+
+
+def _nearest(
+    ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], b: int, i: int
+) -> tuple[float, float]:
+    """Differences of the score and boxes of triplet i to the most similar one of ours."""
+    same = (ours["verbs"][b] == theirs["verbs"][b, i]) & (
+        ours["object_labels"][b] == theirs["object_labels"][b, i]
+    )
+    if not same.any():
+        return float(theirs["scores"][b, i]), float("inf")
+    boxes = np.maximum(
+        *(
+            np.abs(ours[name][b] - theirs[name][b, i]).max(axis=1)
+            for name in ("human_boxes", "object_boxes")
+        )
+    )
+    scores = np.abs(ours["scores"][b] - theirs["scores"][b, i])
+    cost = np.where(same, boxes / BOX_TOLERANCE + scores / SCORE_TOLERANCE, np.inf)
+    best = int(cost.argmin())
+    return float(scores[best]), float(boxes[best])
+
+
+def _by_name(values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    return dict(zip(OUTPUTS, values, strict=True))
+
+
+@torch.inference_mode()
+def _reference(module: Deployed, images: np.ndarray) -> list[np.ndarray]:
+    return [value.numpy() for value in module(torch.from_numpy(images))]
+
+
+def _time(run: Runner, module: Deployed, images: np.ndarray) -> tuple[float, float]:
+    """Seconds an image of the program and of PyTorch, in turns."""
+    images = np.ascontiguousarray(images)
+    times: tuple[list[float], list[float]] = [], []
+    for _ in range(_ROUNDS):
+        for function, mine in zip((run, lambda x: _reference(module, x)), times, strict=True):
+            start = time.perf_counter()
+            function(images)
+            mine.append((time.perf_counter() - start) / len(images))
+    return statistics.median(times[0]), statistics.median(times[1])

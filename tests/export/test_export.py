@@ -1,0 +1,175 @@
+"""`ggnet export`: what is written finds what the network finds, or is not kept."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from samples import CUPS, save_untrained
+
+import ggnet
+from ggnet.cli import main
+from ggnet.config import Config
+from ggnet.engine.checkpoint import open_checkpoint
+from ggnet.errors import UserError
+from ggnet.export import EXPORTERS
+from ggnet.export import run as module
+from ggnet.export.program import OUTPUTS
+from ggnet.export.run import export
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A network whose points stray from their grid."""
+    config = Config()
+    config.data.input_size = (64, 96)
+    config.model.width = 16
+    folder = tmp_path_factory.mktemp("run")
+    save_untrained(folder, config)
+    opened = open_checkpoint(folder)
+    torch.manual_seed(1)
+    for name, value in opened.weights.items():
+        if "points" in name:
+            torch.nn.init.normal_(value, std=0.1)
+    return opened
+
+
+def able(name):
+    missing = [package for package in EXPORTERS[name].packages if find_spec(package) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+
+
+FORMATS = [
+    pytest.param(name, marks=[able(name), *([pytest.mark.slow] if name == "aoti" else [])])
+    for name in EXPORTERS
+]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_it_finds_the_same_on_any_batch_and_size(checkpoint, tmp_path, name):
+    out = tmp_path / f"model{EXPORTERS[name].suffix}"
+    checked = export(checkpoint, name, out, batch=None, fixed_size=False)
+    assert checked.images >= 7
+    assert checked.size >= out.stat().st_size > 1000
+    about = json.loads((tmp_path / f"{out.name}.json").read_text())
+    assert about["objects"] == list(CUPS.objects)
+    assert about["outputs"] == list(OUTPUTS)
+    # As a program that was handed the file would use it, on a picture of another size.
+    pixels = np.random.default_rng(5).random((1, 3, 72, 80), dtype=np.float32)
+    found = dict(zip(OUTPUTS, EXPORTERS[name].load(out)(pixels), strict=True))
+    model = ggnet.Model(checkpoint, device="cpu")
+    model.predictor.config.data.input_size = (72, 80)
+    [expected] = model(torch.from_numpy(np.round(pixels * 255) / 255), threshold=0)
+    first = expected[0]
+    assert found["scores"][0, 0] == pytest.approx(first.score, rel=0.05)
+    assert found["verbs"].dtype == np.int64
+    assert found["points"].shape == found["human_boxes"][..., :2].shape
+
+
+@pytest.mark.parametrize("name", [p for p in FORMATS if p.values[0] != "aoti"])
+def test_other_networks(tmp_path, name):
+    """PPDM's, and the deformable nodes of a backbone."""
+    config = Config()
+    config.data.input_size = (64, 64)
+    config.model.backbone = "resdcn18"
+    config.model.aggregation, config.model.apm = "interaction", False
+    save_untrained(tmp_path, config)
+    network = open_checkpoint(tmp_path)
+    torch.manual_seed(2)
+    for key, value in network.weights.items():
+        if key.startswith("heads") and value.dim() == 4:
+            torch.nn.init.normal_(value, std=0.2)  # scores that differ
+    out = tmp_path / f"model{EXPORTERS[name].suffix}"
+    checked = export(network, name, out, batch=2)
+    assert 0 <= checked.box_difference < module.BOX_TOLERANCE
+
+
+def test_what_differs_is_not_kept(checkpoint, tmp_path, monkeypatch):
+    load = EXPORTERS["torch"].load
+
+    def wrong(self, path):
+        run = load(path)
+
+        def shifted(images):
+            found = run(images)
+            found[2] = found[2] + 0.1
+            return found
+
+        return shifted
+
+    monkeypatch.setattr(type(EXPORTERS["torch"]), "load", wrong)
+    with pytest.raises(UserError, match=r"does not find what .*boxes by 0.1 pixels"):
+        export(checkpoint, "torch", tmp_path / "model.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_packages_are_named(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="--format openvino needs onnx, onnxscript, openvino: pip"):
+        export(checkpoint, "openvino", tmp_path / "model.xml")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"format_": "tflite"}, "no format 'tflite'; expected one of onnx, openvino, torch, aoti"),
+        ({"size": (60, 97)}, "size is 60x97; backbone tiny needs multiples of"),
+        ({"batch": 0}, "batch is 0; expected 1 to 64"),
+        ({"out": "model.onnx"}, "must end in .pt2"),
+        ({"out": "file/model.pt2"}, "cannot write .*model.pt2"),
+    ],
+)
+def test_bad_settings_are_named(checkpoint, tmp_path, settings, message):
+    (tmp_path / "file").write_text("")
+    settings = {"format_": "torch", "out": "model.pt2"} | settings
+    settings["out"] = tmp_path / settings["out"]
+    with pytest.raises(UserError, match=message):
+        export(checkpoint, **settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_command(checkpoint, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(photos / "a.png")
+    run = str(checkpoint.path.parent)
+    out = tmp_path / "out" / "model.pt2"
+    args = ["export", run, "--format", "torch", "--out", str(out), "--images", str(photos)]
+    assert main(args) == 0
+    assert "the same as PyTorch on 1 images" in " ".join(capsys.readouterr().out.split())
+    assert out.exists()
+    for option, value, message in (
+        ("--size", "big", "--size is big; expected HEIGHTxWIDTH"),
+        ("--batch", "many", "--batch is many; expected a number or any"),
+    ):
+        assert main(["export", run, "--format", "torch", option, value]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_cpp_example_finds_the_same(checkpoint, tmp_path):
+    export(checkpoint, "aoti", tmp_path / "model.pt2")
+    build = ROOT / "examples" / "cpp" / "build.sh"
+    subprocess.run([build, sys.executable, tmp_path / "detect"], check=True)
+    pixels = np.random.default_rng(3).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.ppm")
+    command = [tmp_path / "detect", tmp_path / "model.pt2", ggnet.ops.LIBRARY, tmp_path / "a.ppm"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    [expected] = ggnet.Model(checkpoint, device="cpu")(pixels, threshold=0)
+    lines = output.splitlines()
+    assert len(lines) == 5
+    for line, triplet in zip(lines, expected, strict=False):
+        words = line.split()
+        assert float(words[0]) == pytest.approx(triplet.score, rel=1e-4)
+        assert (int(words[2]), int(words[4])) == (triplet.verb_index, triplet.object.label)
+    command[-1] = ROOT / "README.md"
+    wrong = subprocess.run(command, capture_output=True, text=True)
+    assert (wrong.returncode, "is no binary PPM" in wrong.stderr) == (2, True)
