@@ -58,7 +58,10 @@ def run(args: argparse.Namespace) -> None:
         f"{1e3 * checked.seconds:.1f} ms",
         f"{1e3 * checked.torch_seconds:.1f} ms",
     )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if checked.others:
+        console.print(f"{checked.others} triplets have another box that matches as well")
 
 
 def _number(name: str, text: str) -> int:

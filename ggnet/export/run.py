@@ -26,6 +26,9 @@ from ggnet.models import BACKBONES
 
 SCORE_TOLERANCE, BOX_TOLERANCE = 1e-4, 0.05  # of scores from 0 to 1; of boxes in pixels
 LEAST_SCORE = 1e-3  # of the triplets that are compared
+# Of two boxes that match nearly equally well, rounding chooses one: the share of triplets in which
+# it may choose another.
+OTHER_SHARE = 0.01
 _SEED, _ROUNDS = 0, 5
 
 
@@ -37,7 +40,8 @@ class Checked:
     size: int  # bytes, of all its files
     images: int  # compared
     score_difference: float  # largest
-    box_difference: float  # largest, in pixels
+    box_difference: float  # largest, in pixels, but for the next
+    others: int  # triplets with another box that matches as well
     seconds: float  # an image, median
     torch_seconds: float  # the same of PyTorch, in the same run
 
@@ -178,29 +182,34 @@ def _cases(
 
 def _compare(
     run: Runner, module: Deployed, cases: Sequence[np.ndarray], format_: str
-) -> tuple[float, float]:
-    """The largest differences of scores and boxes.
+) -> tuple[float, float, int]:
+    """The largest differences of scores and boxes, and the number of triplets with another box.
 
     Raises:
         UserError: they are beyond the tolerances, or a triplet is missing.
     """
-    worst_score = worst_box = 0.0
+    score_differences, box_differences = [0.0], [0.0]
     for case in cases:
         ours, theirs = _by_name(run(case)), _by_name(_reference(module, case))
-        worst_score = max(worst_score, float(np.abs(ours["scores"] - theirs["scores"]).max()))
+        score_differences.append(float(np.abs(ours["scores"] - theirs["scores"]).max()))
         for b in range(len(case)):
             # Of those that score as the last one does, rounding chooses which are among the K.
             least = max(LEAST_SCORE, theirs["scores"][b].min() + SCORE_TOLERANCE)
             for i in np.flatnonzero(theirs["scores"][b] > least):
                 score, box = _nearest(ours, theirs, b, i)
-                worst_score, worst_box = max(worst_score, score), max(worst_box, box)
-    if worst_score > SCORE_TOLERANCE or worst_box > BOX_TOLERANCE:
+                score_differences.append(score)
+                box_differences.append(box)
+    boxes = np.array(box_differences)
+    other = boxes > BOX_TOLERANCE
+    score, box = max(score_differences), float(boxes[~other].max())
+    if score > SCORE_TOLERANCE or other.mean() > OTHER_SHARE:
         raise UserError(
             f"the {format_} program does not find what the network finds: scores differ by up to "
-            f"{worst_score:.2g} (at most {SCORE_TOLERANCE:g} is allowed), boxes by {worst_box:.2g} "
-            f"pixels ({BOX_TOLERANCE:g}). Nothing was kept; please report it with `ggnet env`"
+            f"{score:.2g} (at most {SCORE_TOLERANCE:g} is allowed), and {other.sum()} of "
+            f"{len(boxes) - 1} triplets have boxes that are more than {BOX_TOLERANCE:g} pixels off "
+            f"(at most {OTHER_SHARE:.0%}). Nothing was kept; please report it with `ggnet env`"
         )
-    return worst_score, worst_box
+    return score, box, int(other.sum())
 
 
 def _nearest(
