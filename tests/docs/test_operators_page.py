@@ -1,7 +1,7 @@
 """docs/operators.md: its snippets run, and say what the page says."""
 
 import torch
-from docs.pages import blocks
+from pages import blocks
 
 
 def test_snippets():

@@ -4,6 +4,7 @@ import json
 import re
 
 import published
+import pytest
 import tool_exports
 import torch
 from pages import ROOT, Shell, blocks
@@ -14,6 +15,7 @@ from ggnet.eval.report import METRICS
 PAGE = "docs/own-data.md"
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page(tmp_path):
     images = tool_exports.photos(tmp_path / "photos", 12)
     for name, export in tool_exports.TOOLS.values():

@@ -6,7 +6,7 @@ import re
 import cv2
 import numpy as np
 import pytest
-from docs.pages import ROOT
+from pages import ROOT
 from PIL import Image
 from samples import save_untrained
 

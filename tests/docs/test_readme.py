@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from docs.pages import ROOT, Shell, blocks, commands
+from pages import ROOT, Shell, blocks, commands
 from PIL import Image
+from samples import save_untrained
+
+from ggnet.config import Config
 
 # What makes `ggnet demo` and a training small; the commands are otherwise as printed.
 SMALL = (
@@ -14,6 +17,7 @@ SMALL = (
     "train.tensorboard=false"
 )
 SCENES = "scenes.train=8 scenes.test=2"
+TINY = "model.backbone=tiny data.input_size=[64,64] train.epochs=1"
 PAGES = [
     "README.md",
     "CONTRIBUTING.md",
@@ -46,9 +50,44 @@ def test_commands_in_order(tmp_path):
     assert (folder / "runs/predict/photo.png").exists()
 
 
+@pytest.mark.slow
+def test_training_page(tmp_path, scenes):
+    """With the bundled scenes in HICO-DET's place, and a small network."""
+    folder = tmp_path / "clone"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "hico").symlink_to(scenes, target_is_directory=True)
+    shell = Shell(folder)
+    convert, verify, train = commands("docs/training.md")
+    assert "hico-ppdm" in shell.run(convert)
+    assert "problems: 0" in shell.run(verify) or "no problem" in shell.run(verify)
+    shell.run(f"{train} {SMALL} {TINY}")
+    assert (folder / "runs/hico_hourglass/curves.png").exists()
+
+
+@pytest.mark.slow
+def test_export_page(tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("openvino")
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    (folder / "examples").symlink_to(ROOT / "examples", target_is_directory=True)
+    config = Config()
+    config.data.input_size = (64, 64)
+    config.model.width = 16
+    save_untrained(folder / "runs" / "demo", config)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "image.ppm")
+    shell = Shell(folder)
+    outputs = [shell.run(line) for line in commands("docs/export.md")]
+    assert all("the same as PyTorch" in " ".join(text.split()) for text in outputs[:4])
+    assert outputs[-1].count(" verb ") == 5
+    for name in ("model.onnx", "model.xml", "model.bin", "model.pt2"):
+        assert (folder / "runs" / "demo" / name).exists()
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         if "://" not in target:
             assert ((ROOT / page).parent / target).exists(), target
