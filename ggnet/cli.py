@@ -28,6 +28,8 @@ examples:
   ggnet train model.backbone=hourglass104 data.input_size=[512,512] train.init=init.pt
                                                     ... to start a training from
   ggnet predict photo.jpg --checkpoint runs/train   pictures and JSON of what people do
+  ggnet predict clip.mp4 --checkpoint runs/train    a video with the triplets drawn, too
+  ggnet export runs/train --format onnx             the network for other programs
 
 Settings are section.key=value; `ggnet train --print-config` lists them all.
 """

@@ -15,7 +15,7 @@ import published
 import tool_exports
 import torch
 import yaml
-from mutations import mutate, mutate_bytes, mutate_json, odd_value
+from damage import mutate, mutate_bytes, mutate_json, odd_value
 from PIL import Image
 from rich.console import Console
 from samples import save_untrained
