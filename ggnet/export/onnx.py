@@ -1,7 +1,6 @@
 """ONNX: standard operators only."""
 
 import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,17 @@ def write(program: ExportedProgram, path: Path) -> None:
         operators.deform_conv2d.default: _deform_conv2d,
         torch.ops.aten.sort.stable: _sort,
     }
-    with warnings.catch_warnings():  # of the exporter, about its own inside
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        exported = torch.onnx.export(
-            decompose(program),
-            dynamo=True,
-            opset_version=OPSET,
-            custom_translation_table=table,
-            input_names=[INPUT],
-            output_names=list(OUTPUTS),
-            verbose=False,
-        )
-        exported.save(path, external_data=False)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    exported = torch.onnx.export(
+        decompose(program),
+        dynamo=True,
+        opset_version=OPSET,
+        custom_translation_table=table,
+        input_names=[INPUT],
+        output_names=list(OUTPUTS),
+        verbose=False,
+    )
+    exported.save(path, external_data=False)
 
 
 def load(path: Path) -> Runner:

@@ -5,6 +5,7 @@ import os
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -96,7 +97,9 @@ def export(
     with place as folder:
         draft = Path(folder) / out.name
         try:
-            exporter.write(program, draft)
+            with warnings.catch_warnings():  # of the writers, about their own inside
+                warnings.simplefilter("ignore")
+                exporter.write(program, draft)
         except OSError as error:
             raise UserError(f"cannot write {out}: {error.strerror or error}") from None
         run = exporter.load(draft)
