@@ -61,7 +61,7 @@ def able(name):
 
 
 FORMATS = [
-    pytest.param(name, marks=[able(name), *([pytest.mark.slow] if name == "aoti" else [])])
+    pytest.param(name, marks=[able(name), *([pytest.mark.slow] if name != "torch" else [])])
     for name in EXPORTERS
 ]
 
