@@ -25,13 +25,16 @@ from ggnet.ops.draw_heatmaps import draw_heatmaps  # noqa: E402
 from ggnet.ops.hna_loss import hna_loss  # noqa: E402
 from ggnet.ops.match_points import match_points  # noqa: E402
 from ggnet.ops.topk_peaks import topk_peaks  # noqa: E402
+from ggnet.triplets import Detections, Triplets  # noqa: E402
 
 __all__ = [
     "BACKENDS",
     "LIBRARY",
     "OPERATORS",
     "BackendError",
+    "Detections",
     "Resolution",
+    "Triplets",
     "actpoint_aggregate",
     "decode_detections",
     "decode_hoi",
