@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ggnet.ops import _check
@@ -75,6 +76,11 @@ def decode_hoi(
     interaction = outputs["interaction"]
     if external:
         _check_detections(detections, interaction)
+        if detections.scores.shape[1] == 0:  # any box will do for those that match nothing
+            boxes, labels, scores = detections
+            detections = Detections(
+                F.pad(boxes, (0, 0, 0, 1)), F.pad(labels, (0, 1)), F.pad(scores, (0, 1))
+            )
     if valid_pairs is not None:
         classes = valid_pairs.shape[-1] if external else outputs["heatmap"].shape[1]
         expected = (interaction.shape[1], classes)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ggnet.reference.match_points import match_points
@@ -82,6 +83,11 @@ def _decode_image(
         humans = topk_peaks(maps["heatmap"][:, :1], k)
         human_boxes, object_boxes = _boxes(maps, humans), _boxes(maps, objects)
     else:
+        if not detections.scores.shape[1]:  # any box will do for those that match nothing
+            boxes, labels, scores = detections
+            detections = Detections(
+                F.pad(boxes, (0, 0, 0, 1)), F.pad(labels, (0, 1)), F.pad(scores, (0, 1))
+            )
         object_boxes, labels, scores = detections
         human_boxes, scores = object_boxes, scores.to(interactions[0].dtype)
         xs, ys = ((object_boxes[..., :2] + object_boxes[..., 2:]) / 2).floor().long().unbind(2)

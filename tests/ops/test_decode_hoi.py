@@ -260,6 +260,18 @@ def test_external_boxes_match_the_loop_over_images(batch, rule):
         )
 
 
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_no_external_boxes_are_no_triplets(batch):
+    maps = {name: outputs(batch=batch)[name] for name in INTERACTION_MAPS}
+    none = Detections(torch.zeros(batch, 0, 4), torch.zeros(batch, 0).long(), torch.zeros(batch, 0))
+    found = ops.decode_hoi(maps, k=5, detections=none)
+    assert_same_triplets(found, reference.decode_hoi(maps, k=5, detections=none))
+    assert found.scores.shape == (batch, 5)
+    assert not found.scores.any()
+    assert (found.human_index == -1).all()
+    assert (found.object_index == -1).all()
+
+
 def test_own_boxes_as_external_ones_give_the_same_triplets():
     """But for triplets whose person is not among the best boxes of all classes."""
     maps = outputs(height=30, width=30)
