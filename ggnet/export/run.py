@@ -100,9 +100,15 @@ def export(
             with warnings.catch_warnings():  # of the writers, about their own inside
                 warnings.simplefilter("ignore")
                 exporter.write(program, draft)
+            run = exporter.load(draft)
         except OSError as error:
             raise UserError(f"cannot write {out}: {error.strerror or error}") from None
-        run = exporter.load(draft)
+        except Exception as error:  # compilers and runtimes have exceptions of their own
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"the {format_} file cannot be made ({type(error).__name__}: {reason}); "
+                "nothing was kept"
+            ) from error
         cases = _cases(size, batch, fixed_size, multiple, images)
         found = _compare(run, module, cases, format_)
         seconds = _time(run, module, next(iter(cases)))

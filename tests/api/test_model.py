@@ -195,9 +195,12 @@ def test_broken_pretrained_folders_are_named(model, run, tmp_path):
         ggnet.Model.from_pretrained(run)
 
 
-def test_missing_hub_package_is_named(monkeypatch):
+def test_missing_hub_package_is_named(model, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match="pip install huggingface_hub safetensors"):
         ggnet.load("someone/ggnet-hico")
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(UserError, match="needs safetensors: pip install safetensors"):
+        model.save_pretrained(tmp_path / "cups")
+    assert not (tmp_path / "cups").exists()

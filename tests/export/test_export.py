@@ -121,6 +121,17 @@ def test_what_differs_is_not_kept(checkpoint, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_writer_that_fails_is_a_message_and_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    def fails(self, program, path):
+        path.write_text("half")
+        raise RuntimeError("no compiler\nfor this")
+
+    monkeypatch.setattr(type(EXPORTERS["torch"]), "write", fails)
+    with pytest.raises(UserError, match=r"cannot be made \(RuntimeError: no compiler for this\)"):
+        export(checkpoint, "torch", tmp_path / "model.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_missing_packages_are_named(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="--format openvino needs onnx, onnxscript, openvino: pip"):
