@@ -111,7 +111,7 @@ def markdown(results: dict) -> str:
         "| | ggnet, ms | rate | extra MB | " + " | ".join(peers.values()) + " |",
         "|---|" + "---:|" * (3 + len(peers)),
     ]
-    if m.get("gpu"):
+    if any("kernel_seconds" in row for row in results["rows"]):
         lines[-3:-2] = [
             "Two figures: with the call from Python; kernels alone (replays of a CUDA graph).",
             "",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -25,15 +26,16 @@ except (ImportError, OSError) as error:  # the report is wanted most where torch
 
 FOLDER = Path(ggnet.__file__).parent
 VARIABLES = ("GGNET_BACKEND", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TORCH_CUDA_ARCH_LIST")
+DEVICES = ("cpu", "cuda")
 
 
-def report(console: Console) -> bool:
-    """Print the report; whether the operators are usable.
+def facts() -> dict[str, Any]:
+    """Package versions, the machine, the GPUs, the compiled library and, for each operator and
+    device, which backend runs it and why the others do not; in values that JSON has.
 
-    Package versions, the machine, the GPUs, the compiled library and, for each operator and
-    device, which backend runs it and why the others do not.
+    `usable` says whether the operators can be used, `problem` why not.
     """
-    console.print(_facts())
+    problem, operators = None, {}
     try:
         if torch is None:
             minimum = ".".join(map(str, MIN_TORCH))
@@ -42,99 +44,174 @@ def report(console: Console) -> bool:
                 "install torch), then compile the operators: pip install -e ."
             )
         from ggnet import ops
+
+        operators = _operators(ops)
     except ImportError as error:
-        console.print(f"[red]not usable[/]: {escape(str(error))}", soft_wrap=True)
+        problem = str(error)
+    return {
+        "usable": problem is None,
+        "problem": problem,
+        "ggnet": {"version": ggnet.__version__, "folder": str(FOLDER)},
+        "python": {"version": platform.python_version(), "executable": sys.executable},
+        "machine": {"system": platform.platform(), "processors": os.cpu_count()},
+        "torch": None if torch is None else _torch(),
+        "gpus": [] if torch is None else _gpus(),
+        "compilers": {
+            "c++": _compiler(shlex.split(os.environ.get("CXX", "c++"))[0]),
+            "cuda": _compiler("nvcc"),
+        },
+        "library": _library(),
+        "packages": _packages(),
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "operators": operators,
+    }
+
+
+def report(console: Console) -> bool:
+    """Print the facts; whether the operators are usable."""
+    found = facts()
+    console.print(_table(found))
+    if not found["usable"]:
+        console.print(f"[red]not usable[/]: {escape(found['problem'])}", soft_wrap=True)
         return False
-    console.print(_operators(ops))
+    table = Table(title="operators: backend, and why not the others", show_lines=True)
+    for title in ("operator", *(f"on {device}" for device in DEVICES)):
+        table.add_column(title, overflow="fold")
+    for name, devices in found["operators"].items():
+        table.add_row(name, *(_resolution(devices[device]) for device in DEVICES))
+    console.print(table)
     return True
 
 
-def _facts() -> Table:
+def _table(found: dict[str, Any]) -> Table:
     table = Table(title="environment", show_header=False)
-    table.add_row("ggnet", f"{ggnet.__version__} in {FOLDER}")
-    table.add_row("Python", f"{platform.python_version()} ({sys.executable})")
-    table.add_row("machine", f"{platform.platform()}, {os.cpu_count()} processors")
-    if torch is None:
-        table.add_row("torch", f"cannot be imported: {escape(str(no_torch))}")
+    machine, torch_ = found["machine"], found["torch"]
+    rows = {
+        "ggnet": "{version} in {folder}".format_map(found["ggnet"]),
+        "Python": "{version} ({executable})".format_map(found["python"]),
+        "machine": f"{machine['system']}, {machine['processors']} processors",
+    }
+    if torch_ is None:
+        rows["torch"] = f"cannot be imported: {no_torch}"
     else:
-        capability = torch.backends.cpu.get_cpu_capability()
-        table.add_row("CPU", f"{capability}, {torch.get_num_threads()} threads used by torch")
-        table.add_row("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}")
-        table.add_row("GPUs", _gpus())
-    cxx = shlex.split(os.environ.get("CXX", "c++"))[0]
-    table.add_row("C++ compiler", _compiler(cxx, "the operators cannot be compiled here"))
-    table.add_row("CUDA compiler", _compiler("nvcc", "CUDA kernels cannot be compiled here"))
-    table.add_row("compiled library", _library())
-    table.add_row("packages", "\n".join(_packages()))
-    settings = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
-    table.add_row("variables", "\n".join(settings) or "none set")
+        cards = "\n".join(
+            "{name}, {architecture}, {gib:.0f} GiB".format_map(g) for g in found["gpus"]
+        )
+        none = "none found by torch" if torch_["cuda"] else "none usable: this torch has no CUDA"
+        rows["CPU"] = "{cpu_capability}, {threads} threads used by torch".format_map(torch_)
+        rows["torch"] = f"{torch_['version']}, CUDA {torch_['cuda'] or 'none'}"
+        rows["GPUs"] = cards or none
+    for title, name, what in (
+        ("C++ compiler", "c++", "the operators"),
+        ("CUDA compiler", "cuda", "CUDA kernels"),
+    ):
+        compiler = found["compilers"][name]
+        rows[title] = (
+            f"{compiler['path']}: {compiler['version'] or 'says no version'}"
+            if compiler["path"]
+            else f"{compiler['command']} is not on PATH: {what} cannot be compiled here"
+        )
+    built = found["library"]
+    rows["compiled library"] = (
+        f"{built['path']}, built against torch {built['torch']}, CUDA {built['cuda'] or 'none'}; "
+        f"loads under torch {built['min_torch']} and newer"
+        if built
+        else f"{LIBRARY} is not built"
+    )
+    rows["packages"] = (
+        "\n".join(
+            f"{name} {version}" if version else f"{name}: missing; pip install {name}"
+            for name, version in found["packages"].items()
+        )
+        or "unknown: ggnet is imported from a folder, not installed (pip install -e .)"
+    )
+    variables = [f"{name}={value}" for name, value in found["variables"].items()]
+    rows["variables"] = "\n".join(variables) or "none set"
+    for name, text in rows.items():
+        table.add_row(name, escape(text))
     return table
 
 
-def _gpus() -> str:
-    if torch.version.cuda is None:
-        return "none usable: this torch is built without CUDA"
-    if not torch.cuda.is_available():
-        return "none found by torch"
+def _torch() -> dict[str, Any]:
+    return {
+        "version": str(torch.__version__),
+        "cuda": torch.version.cuda,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _gpus() -> list[dict[str, Any]]:
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return []
     cards = (torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count()))
-    return "\n".join(
-        f"{card.name}, sm_{card.major}{card.minor}, {card.total_memory / 2**30:.0f} GiB"
+    return [
+        {
+            "name": card.name,
+            "architecture": f"sm_{card.major}{card.minor}",
+            "gib": card.total_memory / 2**30,
+        }
         for card in cards
-    )
+    ]
 
 
-def _library() -> str:
+def _library() -> dict[str, Any] | None:
     built = read_build_info(FOLDER)
-    if not built:
-        return f"{LIBRARY} is not built"
-    return (
-        f"{FOLDER / LIBRARY}, built against torch {built['torch']}, "
-        f"CUDA {built['cuda'] or 'none'}; loads under torch {built['min_torch']} and newer"
-    )
+    return {"path": str(FOLDER / LIBRARY), **built} if built else None
 
 
-def _compiler(command: str, otherwise: str) -> str:
-    """What this compiler says about its version, in one line."""
-    path = shutil.which(command)
-    if path is None:
-        return f"{command} is not on PATH: {otherwise}"
-    answer = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
-    versions = [line for line in answer.splitlines() if re.search(r"\d+\.\d+", line)]
-    return f"{path}: {versions[0] if versions else 'says no version'}"
+def _compiler(command: str) -> dict[str, str | None]:
+    """Where it is, and the line in which it says its version."""
+    path, version = shutil.which(command), None
+    if path is not None:
+        answer = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
+        lines = (line for line in answer.splitlines() if re.search(r"\d+\.\d+", line))
+        version = next(lines, None)
+    return {"command": command, "path": path, "version": version}
 
 
-def _packages() -> list[str]:
+def _packages() -> dict[str, str | None]:
+    """The version of each package that ggnet needs, None where it is missing; empty where ggnet is
+    imported from a folder."""
     try:
         requirements = requires("ggnet") or []
     except PackageNotFoundError:
-        return ["unknown: ggnet is imported from a folder, not installed (pip install -e .)"]
-    lines = []
+        return {}
+    found: dict[str, str | None] = {}
     for requirement in requirements:
         if "extra ==" in requirement or requirement.startswith("torch"):
             continue
         name = requirement.partition(">")[0].strip()
         try:
-            lines.append(f"{name} {version(name)}")
+            found[name] = version(name)
         except PackageNotFoundError:
-            lines.append(f"{name}: missing; pip install '{requirement}'")
-    return lines
+            found[name] = None
+    return found
 
 
-def _operators(ops) -> Table:
-    devices = ("cpu", "cuda")
+def _operators(ops) -> dict[str, dict[str, dict[str, Any]]]:
+    """Operator, device -> backend, its kernels, reasons against the others."""
     with FakeTensorMode():  # a CUDA tensor exists even where no GPU does
-        tensors = [torch.empty(1, dtype=torch.bfloat16, device=device) for device in devices]
-    table = Table(title="operators: backend, and why not the others", show_lines=True)
-    for title in ("operator", *(f"on {device}" for device in devices)):
-        table.add_column(title, overflow="fold")
+        tensors = {
+            device: torch.empty(1, dtype=torch.bfloat16, device=device) for device in DEVICES
+        }
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for name in ops.OPERATORS:
-        table.add_row(name, *(_resolution(ops.resolve(name, tensor)) for tensor in tensors))
-    return table
+        found[name] = {}
+        for device, tensor in tensors.items():
+            r = ops.resolve(name, tensor)
+            found[name][device] = {
+                "backend": r.backend,
+                "kernels_in_bfloat16": r.kernels,
+                "rejected": r.rejected,
+            }
+    return found
 
 
-def _resolution(resolution) -> str:
-    lines = [f"[green]{resolution.backend}[/]" if resolution.backend else "[red]none[/]"]
-    if resolution.kernels:
-        lines.append(escape(f"in bfloat16: {resolution.kernels}"))
-    lines += [escape(f"{name}: {why}") for name, why in resolution.rejected.items()]
+def _resolution(found: dict[str, Any]) -> str:
+    backend, kernels = found["backend"], found["kernels_in_bfloat16"]
+    lines = [f"[green]{backend}[/]" if backend else "[red]none[/]"]
+    if kernels:
+        lines.append(escape(f"in bfloat16: {kernels}"))
+    lines += [escape(f"{name}: {why}") for name, why in found["rejected"].items()]
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """How far a long piece of work is: a bar on a terminal, elsewhere a line a minute."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ LINE_SECONDS = 60.0
 
 
 @contextmanager
-def progress(text: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
-    """Gives what is to be called with (done, in all), as often as one likes.
+def progress(text: str, console: Console | None = None) -> Iterator[Callable[..., None]]:
+    """Gives what is to be called with (done, in all), as often as one likes; a third argument is a
+    note about what is being done, e.g. "frame 7".
 
     Args:
         text: what is done, e.g. "reading images".
@@ -22,9 +24,14 @@ def progress(text: str, console: Console | None = None) -> Iterator[Callable[[in
     if not console.is_terminal:
         yield _Lines(text, console)
         return
-    with Progress(console=console, transient=True) as bar:
+    # Where stdout is a file, what is printed meanwhile goes there, and not to the bar's console.
+    with Progress(console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(text)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def show(done: int, total: int, note: str = "") -> None:
+            bar.update(task, completed=done, total=total, description=_with(text, note))
+
+        yield show
 
 
 class _Lines:
@@ -32,14 +39,17 @@ class _Lines:
         self.text, self.console = text, console
         self._start = self._last = time.monotonic()
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
         if now - self._last < LINE_SECONDS:
             return
         self._last = now
-        left = (now - self._start) / max(done, 1) * (total - done) / 60
-        self.console.print(
-            f"{self.text}: {done} of {total}, about {left:.0f} min left",
-            soft_wrap=True,
-            highlight=False,
-        )
+        line = _with(f"{self.text}: {done} of {total}", note)
+        if done:
+            left = (now - self._start) / done * (total - done) / 60
+            line += f", about {left:.0f} min left"
+        self.console.print(line, soft_wrap=True, highlight=False)
+
+
+def _with(text: str, note: str) -> str:
+    return f"{text}, {note}" if note else text

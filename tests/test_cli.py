@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -301,14 +302,32 @@ def test_env(ggnet):
     assert "actpoint_aggregate" in output
 
 
+def test_env_as_json(ggnet):
+    status, output, _ = ggnet("env", "--json")
+    found = json.loads(output)
+    assert status == 0
+    assert found["usable"] is True
+    assert found["ggnet"]["version"] == __version__
+    assert found["torch"]["version"].startswith(version("torch").split("+")[0])
+    assert found["packages"]["numpy"] == version("numpy")
+    assert found["operators"]["deform_conv2d"]["cpu"]["backend"] == "cpu"
+    assert "tensor is on cpu" in found["operators"]["deform_conv2d"]["cpu"]["rejected"]["cuda"]
+
+
 @pytest.mark.parametrize("failure", ["ImportError('no torch')", "OSError('no libtorch.so')"])
 def test_env_without_a_usable_torch(tmp_path, failure):
     (tmp_path / "torch.py").write_text(f"raise {failure}")
-    script = "from ggnet.cli import main; raise SystemExit(main(['env']))"
+    script = "import sys; from ggnet.cli import main; raise SystemExit(main(sys.argv[1:]))"
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-c", script]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "not usable: torch cannot be imported (no " in result.stdout
-    assert "C++ compiler" in result.stdout
-    assert not result.stderr
+    for options in ([], ["--json"]):
+        command = [sys.executable, "-c", script, "env", *options]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert result.returncode == 2
+        assert not result.stderr
+        if options:
+            found = json.loads(result.stdout)
+            assert (found["usable"], found["torch"], found["gpus"]) == (False, None, [])
+            assert found["problem"].startswith("torch cannot be imported (no ")
+        else:
+            assert "not usable: torch cannot be imported (no " in result.stdout
+            assert "C++ compiler" in result.stdout

@@ -2,10 +2,11 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import cv2
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
 from ggnet.api.model import Model
@@ -24,6 +24,7 @@ from ggnet.engine.evaluation import PREDICTIONS
 from ggnet.errors import UserError
 from ggnet.eval.predictions import ImagePrediction, write_predictions
 from ggnet.io import atomic_write
+from ggnet.progress import progress
 from ggnet.viz.defaults import TOP
 from ggnet.viz.style import save_picture
 
@@ -81,14 +82,10 @@ def predict(
     failures: list[str] = []
     tally = _Tally()
     interrupted = False
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("predicting", total=len(names))
-
-        def advance(done: int, frame: int | None) -> None:
-            moment = "" if frame is None else f", frame {frame}"
-            bar.update(task, completed=done, description=f"predicting{moment}")
-
-        frames = _frames(list(zip(found.inputs, names, strict=True)), failures, advance)
+    # Lines of JSON on a terminal say how far it is, and a bar would stand between them.
+    quiet = print_json and sys.stdout.isatty()
+    with nullcontext(lambda *_: None) if quiet else progress("predicting") as told:
+        frames = _frames(list(zip(found.inputs, names, strict=True)), failures, told)
         try:
             for name, result in _results(model, frames, lowest, batch):
                 tally.add(result)
@@ -142,17 +139,17 @@ def result_names(inputs: Sequence[Input]) -> list[str]:
 def _frames(
     jobs: list[tuple[Input, str]],
     failures: list[str],
-    advance: Callable[[int, int | None], None],
+    told: Callable[..., None],
 ) -> Iterator[tuple[str, Frame]]:
     """All frames with their results' names; what cannot be read is added to `failures`."""
     for done, (one, name) in enumerate(jobs):
         try:
             for frame in one.frames():
-                advance(done, frame.index)
+                told(done, len(jobs), "" if frame.index is None else f"frame {frame.index}")
                 yield name, frame
         except UserError as error:
             failures.append(str(error))
-        advance(done + 1, None)
+        told(done + 1, len(jobs))
 
 
 def _results(

@@ -5,6 +5,7 @@ every tensor in it takes a file descriptor. torch's queue puts tensors there in 
 where an error loses the batch and training waits for ever; here that happens before.
 """
 
+import errno
 import os
 import pickle
 import resource
@@ -58,13 +59,13 @@ class Sender:
             return batch
         if self.reason is not None:
             return _piped(batch, self.reason)
+        tensors = [t for f in fields(batch) if isinstance(t := getattr(batch, f.name), Tensor)]
         try:
-            for field in fields(batch):
-                if isinstance(value := getattr(batch, field.name), Tensor):
-                    value.share_memory_()
+            for tensor in tensors:
+                tensor.share_memory_()
             return batch
         except RuntimeError as error:
-            return _piped(batch, _why(error))
+            return _piped(batch, _why(error, sum(tensor.nbytes for tensor in tensors)))
 
 
 def tensors_in_flight(workers: int, prefetch: int = 2) -> int:
@@ -77,19 +78,30 @@ def _piped(batch: ImageBatch, reason: str) -> Piped:
     return Piped(pickle.dumps(batch, pickle.HIGHEST_PROTOCOL), reason)
 
 
-def _why(error: RuntimeError) -> str:
+def _why(error: RuntimeError, needed: int) -> str:
+    """What is wrong with shared memory, as far as one can find out, and what helps.
+
+    Args:
+        needed: bytes of the batch that it did not take.
+    """
     if "open files" in str(error):
         return FEW_FILES.format(limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    size = "unknown"
     try:
         stats = os.statvfs(SHARED_MEMORY)
-        size = f"{stats.f_blocks * stats.f_frsize / 2**20:.0f} MB"
-    except OSError:
-        pass
+    except OSError as missing:
+        return f"{SHARED_MEMORY} cannot be used ({missing.strerror}); mount a tmpfs there"
+    size, free = (blocks * stats.f_frsize for blocks in (stats.f_blocks, stats.f_bavail))
+    if free >= needed and f"({errno.ENOSPC})" not in str(error):
+        return f"{SHARED_MEMORY} cannot be used ({' '.join(str(error).split())})"
+    sizes = f"its size is {_mb(size)}, {_mb(free)} are free, a batch has {_mb(needed)}"
     return (
-        f"{SHARED_MEMORY} is too small for the batches (its size is {size}; give a container more "
-        "with `docker run --ipc=host` or `--shm-size=8g`)"
+        f"{SHARED_MEMORY} is too small for the batches ({sizes}; give a container more "
+        "with `docker run --ipc=host` or `--shm-size=8g`, or delete what fills it)"
     )
+
+
+def _mb(count: int) -> str:
+    return f"{count / 2**20:.3g} MB"
 
 
 def _open_files() -> int:

@@ -34,15 +34,17 @@ class DeformNode(nn.Sequential):
 
 
 class Residual(Recomputing):
-    """Two 3x3 convolutions beside a skip, which is projected by 1x1 where the shape changes."""
+    """Two 3x3 convolutions beside a skip, which is projected by 1x1 where the shape changes.
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    Its output has `expansion` times `channels` channels.
+    """
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            *conv_bn(in_channels, out_channels, 3, stride),
-            nn.ReLU(inplace=True),
-            *conv_bn(out_channels, out_channels, 3),
-        )
+        out_channels = self.expansion * channels
+        self.body = nn.Sequential(*self._body(in_channels, channels, stride))
         self.skip = (
             nn.Identity()
             if stride == 1 and in_channels == out_channels
@@ -50,8 +52,30 @@ class Residual(Recomputing):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, O, H / stride, W / stride)."""
+        """(B, C, H, W) -> (B, expansion * channels, H / stride, W / stride)."""
         return self.part(self._sum, x)
 
     def _sum(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.skip(x), inplace=True)
+
+    def _body(self, in_channels: int, channels: int, stride: int) -> list[nn.Module]:
+        return [
+            *conv_bn(in_channels, channels, 3, stride),
+            nn.ReLU(inplace=True),
+            *conv_bn(channels, channels, 3),
+        ]
+
+
+class Bottleneck(Residual):
+    """1x1, 3x3 and 1x1 convolutions beside the skip; the last has four times the channels."""
+
+    expansion = 4
+
+    def _body(self, in_channels: int, channels: int, stride: int) -> list[nn.Module]:
+        return [
+            *conv_bn(in_channels, channels, 1),
+            nn.ReLU(inplace=True),
+            *conv_bn(channels, channels, 3, stride),
+            nn.ReLU(inplace=True),
+            *conv_bn(channels, self.expansion * channels, 1),
+        ]

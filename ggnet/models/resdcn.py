@@ -6,44 +6,13 @@ upsampling stages are those of CenterNet and PPDM (resnet_dcn.py).
 
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ggnet.models.backbone import Backbone
-from ggnet.models.blocks import DeformNode, Residual, conv_bn, conv_bn_relu
-from ggnet.models.checkpointing import Recomputing
+from ggnet.models.blocks import Bottleneck, DeformNode, Residual, conv_bn_relu
 
 CHANNELS = (64, 128, 256, 512)  # of the blocks at strides 4, 8, 16, 32
 UPSAMPLED = (256, 128, 64)  # at strides 16, 8, 4
-
-
-class Bottleneck(Recomputing):
-    """1x1, 3x3 and 1x1 convolutions beside a skip; the last has four times the channels."""
-
-    expansion = 4
-
-    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
-        super().__init__()
-        out_channels = self.expansion * channels
-        self.body = nn.Sequential(
-            *conv_bn(in_channels, channels, 1),
-            nn.ReLU(inplace=True),
-            *conv_bn(channels, channels, 3, stride),
-            nn.ReLU(inplace=True),
-            *conv_bn(channels, out_channels, 1),
-        )
-        self.skip = (
-            nn.Identity()
-            if stride == 1 and in_channels == out_channels
-            else nn.Sequential(*conv_bn(in_channels, out_channels, 1, stride))
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, 4 channels, H / stride, W / stride)."""
-        return self.part(self._sum, x)
-
-    def _sum(self, x: Tensor) -> Tensor:
-        return F.relu(self.body(x) + self.skip(x), inplace=True)
 
 
 class ResDCN(Backbone):
@@ -51,12 +20,11 @@ class ResDCN(Backbone):
 
     size_multiple = 32
     out_channels = head_channels = UPSAMPLED[-1]
-    block: ClassVar[type[Residual] | type[Bottleneck]]
+    block: ClassVar[type[Residual]]
     blocks: ClassVar[tuple[int, int, int, int]]  # at strides 4, 8, 16, 32
 
     def __init__(self) -> None:
         super().__init__()
-        expansion = Bottleneck.expansion if self.block is Bottleneck else 1
         width = CHANNELS[0]
         self.stem = nn.Sequential(
             conv_bn_relu(3, width, kernel=7, stride=2), nn.MaxPool2d(3, stride=2, padding=1)
@@ -64,7 +32,7 @@ class ResDCN(Backbone):
         self.layers = nn.ModuleList()
         for level, (channels, count) in enumerate(zip(CHANNELS, self.blocks, strict=True)):
             layer = [self.block(width, channels, stride=2 if level else 1)]
-            width = expansion * channels
+            width = self.block.expansion * channels
             layer += [self.block(width, channels) for _ in range(count - 1)]
             self.layers.append(nn.Sequential(*layer))
         self.upsample = nn.Sequential()

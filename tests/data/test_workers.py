@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from ggnet.config import load_config
+from ggnet.data import transport
 from ggnet.data.annotations import ImageRecord
 from ggnet.data.dataset import HOILoader, make_loader, worker_errors
 from ggnet.data.transport import FEW_FILES
@@ -138,7 +139,29 @@ print(len(list(loader(Path({str(tmp_path)!r})))))
     except FileNotFoundError:
         pytest.skip("no unshare here")
     assert done.stdout.split() == [str(COUNT // 2)], done.stderr
-    assert "/dev/shm is too small for the batches (its size is 1 MB" in done.stderr
+    assert "/dev/shm is too small for the batches (its size is 1 MB, 0." in done.stderr
+    assert "MB are free, a batch has 1.5 MB; give a container more" in done.stderr
+
+
+def test_shared_memory_that_fails_for_another_reason(tmp_path, monkeypatch, caplog):
+    """More of it would not help: torch's own words, and no remedy."""
+
+    def forbidden(self):
+        raise RuntimeError("unable to open shared memory object in read-write mode: Denied (13)")
+
+    expected = content(loader(tmp_path, **{"data.workers": 0}))
+    monkeypatch.setattr(torch.Tensor, "share_memory_", forbidden)
+    monkeypatch.setattr(HOILoader, "_told", set())
+    with caplog.at_level(logging.WARNING, "ggnet"):
+        assert_same(content(loader(tmp_path)), expected)
+    assert "/dev/shm cannot be used (unable to open shared memory object" in caplog.text
+    assert "--shm-size" not in caplog.text
+
+
+def test_no_shared_memory_at_all(monkeypatch):
+    monkeypatch.setattr(transport, "SHARED_MEMORY", "/nowhere")
+    said = transport._why(RuntimeError("no"), needed=1)
+    assert said == "/nowhere cannot be used (No such file or directory); mount a tmpfs there"
 
 
 def test_few_files(tmp_path, caplog, monkeypatch):
