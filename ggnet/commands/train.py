@@ -23,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _presets()
     parser.add_argument("--config", help="preset or .yaml file (default: the schema's defaults)")
+    parser.add_argument("--row", metavar="TABLE/ROW", help="a row of the paper, see docs/paper.md")
+    parser.add_argument("--data", help="with --row, whose preset: scenes, vcoco or hico")
+    parser.add_argument(
+        "--flavour", help="with --row: paper or original, where they differ"
+    )
     parser.add_argument("--out", help="run folder (default: runs/NAME, numbered if taken)")
     parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     parser.add_argument(
@@ -47,6 +52,9 @@ def run(args: argparse.Namespace) -> int | None:
     """See `ggnet.commands`."""
     from ggnet.config import describe, load_config
 
+    if args.resume and args.row:
+        raise UserError("--resume goes on with the run's own settings; leave out --row")
+    name = _take_row(args)
     if args.print_config:
         print(describe(load_config(args.config, args.overrides)), end="")
         return None
@@ -58,8 +66,23 @@ def run(args: argparse.Namespace) -> int | None:
 
     from ggnet.engine.runs import free_folder
 
-    folder = Path(args.out) if args.out else free_folder(Path("runs"), args.config)
+    folder = Path(args.out) if args.out else free_folder(Path("runs"), name)
     return _train(folder, config, None)
+
+
+def _take_row(args: argparse.Namespace) -> str | None:
+    """Put a row's preset and settings where the user's own go; the name for a run folder."""
+    if not args.row:
+        if args.data or args.flavour:
+            raise UserError("--flavour and --data say how a row is meant: give --row TABLE/ROW")
+        return args.config
+    from ggnet.ablate.rows import preset, row_overrides, split_name
+
+    table, row = split_name(args.row)
+    data, source = preset(table, args.data)
+    args.config = args.config or source
+    args.overrides[:0] = row_overrides(args.row, data, args.flavour)
+    return f"{table}-{row}".replace(".", "_")
 
 
 def _resume(args: argparse.Namespace) -> int | None:

@@ -1,0 +1,1 @@
+"""The paper's tables: their rows as settings, and the study that runs them with several seeds."""
