@@ -3,14 +3,21 @@
 import argparse
 from collections import Counter
 
+from ggnet.errors import UserError
+
 SUMMARY = "use published weights of GGNet, PPDM, CenterNet, DLA or ResNet"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `ggnet.commands`."""
-    parser.add_argument("source", metavar="FILE", help="a .pth file of the original code")
     parser.add_argument(
-        "out", metavar="OUT", help="checkpoint, or weights for train.init, to write"
+        "source", metavar="FILE", nargs="?", help="a .pth file of the original code"
+    )
+    parser.add_argument(
+        "out", metavar="OUT", nargs="?", help="checkpoint, or weights for train.init, to write"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="list what is published, where, and its use; then stop"
     )
     parser.add_argument(
         "--dataset",
@@ -23,7 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """See `ggnet.commands`."""
     from ggnet.engine.importing import import_file
+    from ggnet.models.releases import lines
 
+    if args.list:
+        print("\n".join(lines()))
+        return
+    if args.out is None:
+        raise UserError("give the published FILE and the file to write: ggnet import FILE OUT")
     found = import_file(args.source, args.out, args.dataset)
     print(f"{found.source.title}: {len(found.state)} tensors in {args.out}")
     if args.verbose:

@@ -327,6 +327,12 @@ def _expected(model: ModelConfig, objects: int, verbs: int, covers: str) -> dict
     }
 
 
+def weights_size(source: PublishedNetwork, verbs: int) -> int:
+    """Bytes of the weights of a published network that knows COCO's 80 classes."""
+    expected = _expected(ModelConfig.model_validate(source.model), 80, verbs, source.covers)
+    return sum(value.nbytes for value in expected.values())
+
+
 def _is_counter(name: str) -> bool:
     """BatchNorm's number of batches: torch 0.4.0 had none, and nothing reads it here."""
     return name.endswith(".num_batches_tracked")
