@@ -10,6 +10,10 @@ FUZZ ?= 10000
 BENCH_ARGS ?=
 MUTANTS_ARGS ?=
 
+# Two processes share the tests, as most of a test is one thread of the interpreter. Threads that
+# spin while they wait would take the cores from each other.
+export OMP_WAIT_POLICY ?= passive
+
 VENV := .venv
 BIN := $(VENV)/bin
 CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' 'csrc/*.cu')
@@ -38,10 +42,10 @@ demo: setup  ## build, generate the bundled dataset, train, evaluate, draw (unde
 	$(BIN)/ggnet demo
 
 test: setup  ## every test that runs without a GPU (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 test-slow: setup  ## the tests that `make test` leaves out
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 -m slow $(PYTEST_ARGS)
 
 test-simt: setup  ## the device kernels on the CPU: plain, with sanitizers, traced
 	$(BIN)/python -m pytest tests/simt -m "slow or not slow"
@@ -59,7 +63,6 @@ $(TRITON_SITE)/.ready: $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TRITON_SITE) triton==$(TRITON)
 	@touch $@
 
-# Two processes where xdist splits the tests: most of a test is one thread of the interpreter.
 test-triton: setup $(TRITON_SITE)/.ready  ## the Triton kernels: interpreted, compiled for GPUs, traced
 	$(WITH_TRITON) GGNET_BACKEND=triton TRITON_INTERPRET=1 \
 		$(BIN)/python -m pytest -q -n 2 tests/ops -m "slow or not slow" $(PYTEST_ARGS)

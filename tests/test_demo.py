@@ -56,6 +56,7 @@ def test_demo_goes_on_and_does_not_train_twice(small, tmp_path, monkeypatch):
         demo(run, [*small, "scenes.seed=1"], console=QUIET)
 
 
+@pytest.mark.slow
 def test_short_demo_learns(tmp_path):
     report = demo(tmp_path / "run", [*SHORT, f"data.root={tmp_path / 'scenes'}"], console=QUIET)
     assert report.result.mean_ap() > FLOOR

@@ -59,6 +59,7 @@ def vocabulary_of(objects: set[str], verbs: set[str]) -> Vocabulary:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"the photos are not at {PHOTOS}")
 def test_training_on_four_photos_finds_everything_in_them(tmp_path):
     vocabulary = vocabulary_of(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ggnet.ops import _backends
 from ggnet.ops._operators import OPERATORS
+from ggnet.ops._traced import constant_when_traced
 
 BACKENDS = tuple(backend.name for backend in _backends.BACKENDS)
 ENVIRONMENT = "GGNET_BACKEND"
@@ -103,14 +104,14 @@ def tf32_allowed(tensor: Tensor) -> bool:
 
 # Dynamo traces neither context variables nor the dispatcher's tables, so it takes the answers as
 # constants. It cannot take an exception as one, hence the text.
-@torch.compiler.assume_constant_result
+@constant_when_traced
 def _problem(op: str, device: str) -> str | None:
     if device == "meta" or _find(op, device):  # meta: shapes only
         return None
     return str(_resolution(op, device, None))
 
 
-@torch.compiler.assume_constant_result
+@constant_when_traced
 def _namespace(op: str, device: str) -> str:
     backend = None if device == "meta" else _find(op, device)
     return backend.namespace() if backend else "ggnet"

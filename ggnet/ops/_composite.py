@@ -7,6 +7,8 @@ from torch import Tensor
 from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
 
+from ggnet.ops._traced import constant_when_traced
+
 _TRANSFORMS = (TransformType.Vmap, TransformType.Grad, TransformType.Jvp)
 
 
@@ -22,7 +24,7 @@ def needed(*tensors: Tensor | None) -> bool:
 
 
 # Dynamo cannot trace the question, and guards the answer: it guards the stack of transforms.
-@torch.compiler.assume_constant_result
+@constant_when_traced
 def _transformed() -> bool:
     stack = torch._C._functorch.get_interpreter_stack()
     return stack is not None and any(level.key() in _TRANSFORMS for level in stack)

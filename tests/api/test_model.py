@@ -22,6 +22,8 @@ def values(result):
 
 def test_importing_is_light():
     code = "import sys, ggnet; assert 'torch' not in sys.modules; ggnet.ops.topk_peaks; ggnet.load"
+    # The compiler would take as long again as torch itself.
+    code += "; assert 'torch._dynamo' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert set(ggnet.__all__) <= set(dir(ggnet))
     with pytest.raises(AttributeError, match="no attribute 'detect'; it has Instance, Model"):

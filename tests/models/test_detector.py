@@ -68,7 +68,14 @@ def test_state_dict_is_the_networks():
 
 
 @pytest.mark.parametrize(
-    "switches", [{}, {"aggregation": "interaction+human+object", "apm": False}], ids=str
+    "switches",
+    [
+        {},
+        pytest.param(
+            {"aggregation": "interaction+human+object", "apm": False}, marks=pytest.mark.slow
+        ),
+    ],
+    ids=str,
 )
 @torch.no_grad()
 def test_exported_it_finds_the_same_at_any_batch(images, switches):

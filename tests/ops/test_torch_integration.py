@@ -8,10 +8,12 @@ import torch
 from op_testing import randn
 from tolerances import COMPILED
 from torch import nn
+from torch.compiler import assume_constant_result
 from torch.library import opcheck
 
 from ggnet import ops
 from ggnet.ops._operators import SCHEMAS
+from ggnet.ops._traced import constant_when_traced
 
 OPS = torch.ops.ggnet
 
@@ -262,3 +264,9 @@ def test_numpys_numbers_are_numbers():
 def assert_same(ours, theirs):
     for a, b in zip(ours, theirs, strict=True):
         assert torch.equal(a, b)
+
+
+def test_the_mark_of_a_constant_is_torchs_own():
+    """It is set without importing Dynamo: torch may rename it."""
+    theirs, ours = (mark(lambda: 0) for mark in (assume_constant_result, constant_when_traced))
+    assert vars(ours) == vars(theirs)
