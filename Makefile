@@ -48,10 +48,10 @@ test-slow: setup  ## the tests that `make test` leaves out
 	$(BIN)/python -m pytest -n 2 -m slow $(PYTEST_ARGS)
 
 test-simt: setup  ## the device kernels on the CPU: plain, with sanitizers, traced
-	$(BIN)/python -m pytest tests/simt -m "slow or not slow"
-	GGNET_SIMT_VARIANT=traced $(BIN)/python -m pytest tests/simt -k "not planted" -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 tests/simt -m "slow or not slow" $(PYTEST_ARGS)
+	GGNET_SIMT_VARIANT=traced $(BIN)/python -m pytest -n 2 tests/simt -k "not planted" -m "slow or not slow" $(PYTEST_ARGS)
 	GGNET_SIMT_VARIANT=asan ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) \
-		$(BIN)/python -m pytest tests/simt -k kernels -m "slow or not slow"
+		$(BIN)/python -m pytest -n 2 tests/simt -k kernels -m "slow or not slow" $(PYTEST_ARGS)
 
 test-asan: setup  ## the CPU kernels with the address and undefined-behavior sanitizers
 	tests/sanitize.sh $(PYTEST_ARGS)
