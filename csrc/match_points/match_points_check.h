@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "../common/check.h"
@@ -71,6 +72,20 @@ MatchPeaks<A> pointers(const std::vector<Tensor>& peaks) {
           static_cast<const int64_t*>(peaks[1].const_data_ptr()),
           static_cast<const int64_t*>(peaks[2].const_data_ptr()),
           static_cast<const int64_t*>(peaks[3].const_data_ptr())};
+}
+
+// The outputs of a call, filled by launch(A*, human, object, score), A the type of the scores.
+template <class F>
+std::tuple<Tensor, Tensor, Tensor> with_matches(const std::vector<Tensor>& interactions, F launch) {
+  const Tensor& scores = interactions[0];
+  const Tensor human = empty(scores.sizes(), scores, false, ScalarType::Long);
+  const Tensor object = empty(scores.sizes(), scores, false, ScalarType::Long);
+  const Tensor score = empty(scores.sizes(), scores);
+  if (scores.scalar_type() == ScalarType::Double)
+    launch(static_cast<double*>(nullptr), human, object, score);
+  else
+    launch(static_cast<float*>(nullptr), human, object, score);
+  return {human, object, score};
 }
 
 }  // namespace ggnet

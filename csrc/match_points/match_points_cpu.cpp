@@ -145,25 +145,17 @@ std::tuple<Tensor, Tensor, Tensor> match_points(std::vector<Tensor> interactions
                                                 int64_t identity) {
   const MatchParams params = match_params(interactions, humans, objects, human_offsets,
                                           object_offsets, valid_pairs, rule, identity);
-  const Tensor first = interactions[0];
   const bool* valid =
       valid_pairs.has_value() ? static_cast<const bool*>(valid_pairs->const_data_ptr()) : nullptr;
-  const Tensor human = empty(first.sizes(), first, false, ScalarType::Long);
-  const Tensor object = empty(first.sizes(), first, false, ScalarType::Long);
-  const Tensor score = empty(first.sizes(), first);
-  const auto launch = [&]<class A>(A*) {
+  return with_matches(interactions, [&]<class A>(A*, const Tensor& human, const Tensor& object,
+                                                 const Tensor& score) {
     match_points_kernel(pointers<A>(interactions), pointers<A>(humans), pointers<A>(objects),
                         static_cast<const A*>(human_offsets.const_data_ptr()),
                         static_cast<const A*>(object_offsets.const_data_ptr()), valid,
                         static_cast<int64_t*>(human.mutable_data_ptr()),
                         static_cast<int64_t*>(object.mutable_data_ptr()),
                         static_cast<A*>(score.mutable_data_ptr()), params);
-  };
-  if (first.scalar_type() == ScalarType::Double)
-    launch(static_cast<double*>(nullptr));
-  else
-    launch(static_cast<float*>(nullptr));
-  return {human, object, score};
+  });
 }
 
 }  // namespace

@@ -23,22 +23,14 @@ std::tuple<Tensor, Tensor, Tensor> match_points(std::vector<Tensor> interactions
   const OnDevice device(interactions[0]);
   const MatchParams params = match_params(interactions, humans, objects, human_offsets,
                                           object_offsets, valid_pairs, rule, identity);
-  const Tensor first = interactions[0];
-  const Tensor human = empty(first.sizes(), first, false, ScalarType::Long);
-  const Tensor object = empty(first.sizes(), first, false, ScalarType::Long);
-  const Tensor score = empty(first.sizes(), first);
-  const auto launch = [&]<class A>(A*) {
+  return with_matches(interactions, [&]<class A>(A*, const Tensor& human, const Tensor& object,
+                                                 const Tensor& score) {
     matching::match_points(pointers<A>(interactions), pointers<A>(humans), pointers<A>(objects),
                            read<A>(human_offsets), read<A>(object_offsets),
                            valid_pairs.has_value() ? read<bool>(*valid_pairs) : nullptr,
                            write<long long>(human), write<long long>(object), write<A>(score),
                            params, device.stream);
-  };
-  if (first.scalar_type() == ScalarType::Double)
-    launch(static_cast<double*>(nullptr));
-  else
-    launch(static_cast<float*>(nullptr));
-  return {human, object, score};
+  });
 }
 
 }  // namespace
