@@ -17,4 +17,4 @@ CFLAGS=$flags LDFLAGS=$flags GGNET_CUDA=0 "$python" setup.py --quiet build_ext -
 # Python itself is not instrumented, so the runtime comes first; what it keeps is no leak of ours.
 LD_PRELOAD="$($cxx -print-file-name=libasan.so):$($cxx -print-file-name=libubsan.so)" \
   ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-  "$python" -m pytest -q tests/ops "$@"
+  "$python" -m pytest -q -n 2 tests/ops "$@"

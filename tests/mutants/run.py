@@ -89,7 +89,8 @@ GROUPS = {
     ),
     "triton": Group(
         {
-            "kernels/deform.py": DEFORMABLE,
+            "kernels/*deform*.py": DEFORMABLE,
+            "kernels/actpoint_aggregate.py": DEFORMABLE,
             "kernels/common.py": f"{DEFORMABLE} tests/ops/test_hna_loss.py",
         }
         | {

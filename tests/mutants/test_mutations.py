@@ -88,3 +88,18 @@ def test_explanations_are_of_lines_that_there_are():
         lines = (Path(run.ROOT) / entry["path"]).read_text().split("\n")
         assert entry["before"] in [line.strip() for line in lines], entry
         assert entry["why"]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("cuda", "csrc/*/*_kernels.cuh"),
+        ("cpu", "csrc/*/*_cpu.cpp"),
+        ("triton", "kernels/[a-z]*.py"),
+        ("python", "ggnet/models/*.py"),
+    ],
+)
+def test_no_kernel_and_no_model_is_left_out(name, pattern):
+    files = {str(path.relative_to(run.ROOT)) for path in run.ROOT.glob(pattern)}
+    assert files
+    assert not [path for path in files if not run.GROUPS[name].tests_of(path)]
