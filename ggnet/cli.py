@@ -78,6 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the Tab key, see `ggnet completion`
+        import argcomplete
+
+        argcomplete.autocomplete(parser)  # does not return
     args, rest = parser.parse_known_args(argv)
     overrides = [item for item in rest if OVERRIDE.fullmatch(item)]  # given after an option
     if len(overrides) < len(rest) or (rest and not hasattr(args, "overrides")):

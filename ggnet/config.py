@@ -150,7 +150,9 @@ class TrainConfig(_Section):
     eval_every: int | None = Field(
         None, ge=1, description="epochs between evaluations; there is one at the end anyway"
     )
-    tensorboard: bool = True
+    loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        ("tensorboard",), description="where figures go beside results.csv; see docs/training.md"
+    )
 
 
 class EvalConfig(_Section):

@@ -45,6 +45,14 @@ def modernize(values: dict[str, Any], keep: Container[str]) -> tuple[dict[str, A
     if train.get("checkpoint_minutes") == 0:  # meant: after each step
         train |= {"checkpoint_minutes": None, "checkpoint_steps": 1}
         notes.append("train.checkpoint_minutes=0 is now train.checkpoint_steps=1")
+    if isinstance(board := train.get("tensorboard"), bool):
+        if "loggers" in train:
+            raise ValueError("train.tensorboard is now in train.loggers; give one of them")
+        del train["tensorboard"]
+        train["loggers"] = ["tensorboard"] if board else []
+        notes.append(
+            f"train.tensorboard={str(board).lower()} is now train.loggers={train['loggers']}"
+        )
     if "scenes" in values and "scenes" not in keep:
         del values["scenes"]
         notes.append("scenes belongs to `ggnet demo` and is not used")

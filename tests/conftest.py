@@ -42,7 +42,7 @@ def quick(scenes):
         "train.batch_size=4",
         "train.lr=1e-3",
         "train.device=cpu",
-        "train.tensorboard=false",
+        "train.loggers=[]",
         "eval.batch_size=4",
     ]
 

@@ -101,6 +101,17 @@ def test_settings_of_the_version_before_are_read_with_a_note(tmp_path, caplog):
     assert not caplog.records  # today's settings need no note
 
 
+@pytest.mark.parametrize(("old", "now"), [("true", ("tensorboard",)), ("false", ())])
+def test_tensorboard_is_one_of_several_loggers(old, now, caplog):
+    with caplog.at_level("WARNING", "ggnet"):
+        assert load_config(None, [f"train.tensorboard={old}"]).train.loggers == now
+    assert f"train.tensorboard={old} is now train.loggers=" in caplog.text
+    with pytest.raises(UserError, match=r"train.tensorboard is now in train.loggers; give one"):
+        load_config(None, ["train.tensorboard=true", "train.loggers=[]"])
+    with pytest.raises(UserError, match=r"(?s)train.loggers.*'tensorboard', 'mlflow' or 'wandb'"):
+        load_config(None, ["train.loggers=[aim]"])
+
+
 def test_a_setting_by_both_of_its_names():
     items = ["model.actpoints=9", "model.points_per_step=25"]
     with pytest.raises(UserError, match="model.actpoints is now model.points_per_step; give one"):

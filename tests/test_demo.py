@@ -17,7 +17,7 @@ SHORT = [
     "scenes.test=150",
     "model.points_per_step=9",
     "train.epochs=6",
-    "train.tensorboard=false",
+    "train.loggers=[]",
 ]
 FLOOR = 5.0
 

@@ -6,4 +6,15 @@ their top only what is quick; `run` imports the rest. `COMMANDS` gives the order
 """
 
 # An underscore at the end is for Python's own words; in a command's name others are hyphens.
-COMMANDS = ("demo", "train", "eval", "ablate", "predict", "export", "import_", "data", "env")
+COMMANDS = (
+    "demo",
+    "train",
+    "eval",
+    "ablate",
+    "predict",
+    "export",
+    "import_",
+    "data",
+    "env",
+    "completion",
+)

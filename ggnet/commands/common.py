@@ -29,9 +29,19 @@ def add_commands(parser: argparse.ArgumentParser, package: str, names: Sequence[
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Settings of the configuration, anywhere on the command line."""
-    parser.add_argument(
+    overrides = parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings, e.g. train.lr=1e-3"
     )
+    overrides.completer = _settings
+
+
+def _settings(**_) -> list[str]:
+    """What `ggnet completion` offers for settings."""
+    from ggnet.config import Config
+
+    return [
+        f"{section}.{key}=" for section, values in Config().model_dump().items() for key in values
+    ]
 
 
 def is_main() -> bool:

@@ -22,18 +22,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `ggnet.commands`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _presets()
-    parser.add_argument("--config", help="preset or .yaml file (default: the schema's defaults)")
+    config = parser.add_argument(
+        "--config", help="preset or .yaml file (default: the schema's defaults)"
+    )
+    config.completer = _config_names
     parser.add_argument("--row", metavar="TABLE/ROW", help="a row of the paper, see docs/paper.md")
     parser.add_argument("--data", help="with --row, whose preset: scenes, vcoco or hico")
-    parser.add_argument(
-        "--flavour", help="with --row: paper or original, where they differ"
-    )
+    parser.add_argument("--flavour", help="with --row: paper or original, where they differ")
     parser.add_argument("--out", help="run folder (default: runs/NAME, numbered if taken)")
     parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     parser.add_argument(
         "--print-config", action="store_true", help="print the configuration and stop"
     )
     add_overrides(parser)
+
+
+def _config_names(prefix: str, **_) -> list[str]:
+    """What `ggnet completion` offers for --config."""
+    from glob import escape, glob
+
+    files = glob(f"{escape(prefix)}*.yaml") + [f"{x}/" for x in glob(f"{escape(prefix)}*/")]
+    return [path.stem for path in CONFIGS.glob("*.yaml")] + files
 
 
 def _presets() -> str:

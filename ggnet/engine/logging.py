@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar or lines on screen, results.csv, TensorBoard."""
+"""What a run tells: a progress bar or lines on screen, and results.csv."""
 
 import csv
 import math
@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from ggnet.errors import UserError, reading
+from ggnet.errors import reading
 from ggnet.io import atomic_write
 
 BAR_SECONDS, LINE_SECONDS = 1.0, 12.0  # between updates on a terminal, and elsewhere
@@ -90,34 +90,6 @@ class ResultsLog:
             writer = csv.DictWriter(file, list(names), lineterminator="\n", restval="")
             writer.writeheader()
             writer.writerows(self._rows)
-
-
-class TensorBoard:
-    """Scalars for TensorBoard; those of step `hidden_from` on that are there already are hidden.
-
-    Raises:
-        UserError: it cannot write to the folder.
-    """
-
-    def __init__(self, folder: Path, hidden_from: int | None = None):
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-        try:
-            self._writer = SummaryWriter(str(folder), purge_step=hidden_from)
-        except (OSError, UnicodeError) as error:  # it wants names in UTF-8
-            raise UserError(
-                f"TensorBoard cannot write to {folder} ({error}); choose another folder with --out "
-                "or set train.tensorboard=false"
-            ) from error
-
-    def add(self, values: dict[str, float], step: int) -> None:
-        """Write one point of each curve."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Flush to disk."""
-        self._writer.close()
 
 
 def _duration(seconds: float) -> str:

@@ -26,7 +26,7 @@ RESUMABLE = {
     "train.checkpoint_minutes",
     "train.checkpoint_steps",
     "train.eval_every",
-    "train.tensorboard",
+    "train.loggers",
     "eval",
 }
 

@@ -50,7 +50,8 @@ from ggnet.engine.evaluation import (
 from ggnet.engine.importing import load_initial_weights
 from ggnet.engine.inference import Predictor
 from ggnet.engine.lock import hold_run
-from ggnet.engine.logging import ResultsLog, TensorBoard, TrainingDisplay
+from ggnet.engine.loggers import Loggers, check_installed
+from ggnet.engine.logging import ResultsLog, TrainingDisplay
 from ggnet.engine.optim import WeightAverage, build_optimizer, set_lr
 from ggnet.engine.signals import Interrupted, StopRequest
 from ggnet.engine.step import Losses, StepReport
@@ -61,7 +62,7 @@ from ggnet.io import atomic_write, temporary_prefix
 from ggnet.models import build_model
 from ggnet.nn import GGNetLoss
 
-CONFIG, TENSORBOARD = "config.yaml", "tensorboard"
+CONFIG = "config.yaml"
 # On a GPU the host reads a step's flags this many steps later, when the device has long computed
 # them: reading never waits. All processes read the same flags at the same step.
 FLAG_LAG = 2
@@ -232,10 +233,11 @@ class Trainer:
             self._save()  # also shows at once whether there is permission and space
         log = ResultsLog(self.run / RESULTS, position.epoch)
         board = None
-        if config.tensorboard and worker.is_main:
+        if worker.is_main:
             # What an interrupted run has logged after its checkpoint is hidden.
-            first = self.global_step + (position.step == 0)
-            board = TensorBoard(self.run / TENSORBOARD, first if self._resumed else None)
+            first = self.global_step + (position.step == 0) if self._resumed else None
+            settings = self.config.model_dump(mode="json")
+            board = Loggers(config.loggers, self.run, settings, first)
         self.console.print(self._headline(), soft_wrap=True, highlight=False)
         stop = StopRequest(worker.is_main, worker.echo_seconds)
         steps = config.epochs * self.steps_per_epoch
@@ -255,7 +257,7 @@ class Trainer:
     # -- an epoch ---------------------------------------------------------------------------------
 
     def _train_epoch(
-        self, stop: StopRequest, display: TrainingDisplay, board: TensorBoard | None
+        self, stop: StopRequest, display: TrainingDisplay, board: Loggers | None
     ) -> None:
         position, config = self.position, self.config.train
         lag = FLAG_LAG if self.worker.device.type == "cuda" else 0
@@ -372,7 +374,7 @@ class Trainer:
         )
 
     def _finish_epoch(
-        self, stop: StopRequest, log: ResultsLog, board: TensorBoard | None
+        self, stop: StopRequest, log: ResultsLog, board: Loggers | None
     ) -> Report | None:
         """Evaluate if it is time, log the epoch, save."""
         position, config, worker = self.position, self.config.train, self.worker
@@ -440,6 +442,7 @@ class Trainer:
 
     def _open_run(self) -> None:
         """Refuse to overwrite another run; leave the configuration in the folder."""
+        check_installed(self.config.train.loggers)
         if not self._resumed and (self.run / LAST).exists():
             raise UserError(
                 f"{self.run} already holds a run. Continue it with `ggnet train --resume "
@@ -509,7 +512,7 @@ class Trainer:
     def _show(
         self,
         display: TrainingDisplay,
-        board: TensorBoard | None,
+        board: Loggers | None,
         window: tuple[Losses | None, Position],
     ) -> tuple[Losses | None, Position]:
         """Display the means since `window` and return the next one's beginning."""

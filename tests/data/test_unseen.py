@@ -192,7 +192,7 @@ def test_the_trainer_sees_only_seen_hois(cups, tmp_path):
     for file in (cups / "images").glob("*.jpg"):
         Image.new("RGB", (64, 64)).save(file)
     settings = [f"data.root={cups}", "data.hois_unseen=[2]", "data.input_size=[64,64]"]
-    config = load_config(None, [*settings, "data.workers=0", "train.tensorboard=false"])
+    config = load_config(None, [*settings, "data.workers=0", "train.loggers=[]"])
     with join_workers("cpu") as worker:
         trainer = Trainer(config, tmp_path / "run", worker, Console(quiet=True))
     assert sum(len(record.pairs) for record in trainer.records) == 2

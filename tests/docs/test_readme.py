@@ -14,7 +14,7 @@ from ggnet.config import Config
 # What makes `ggnet demo` and a training small; the commands are otherwise as printed.
 SMALL = (
     "model.width=16 model.points_per_step=9 train.batch_size=4 data.workers=0 train.device=cpu "
-    "train.tensorboard=false"
+    "train.loggers=[]"
 )
 SCENES = "scenes.train=8 scenes.test=2"
 TINY = "model.backbone=tiny data.input_size=[64,64] train.epochs=1"

@@ -142,7 +142,7 @@ def test_a_training_starts_from_a_checkpoint(tmp_path):
         "train.epochs=1",
         "train.batch_size=2",
         "train.device=cpu",
-        "train.tensorboard=false",
+        "train.loggers=[]",
     ]
     train(load_config(None, settings), tmp_path / "first")
     first = load_checkpoint(tmp_path / "first" / "last.pt")["model"]

@@ -220,8 +220,8 @@ def test_a_resumed_training_frees_the_checkpoint(quick, tmp_path, monkeypatch):
 
 
 def test_tensorboard_takes_no_name_that_is_not_utf8(quick, tmp_path):
-    config = load_config(None, [*quick, "train.tensorboard=true"])
-    with pytest.raises(UserError, match="TensorBoard cannot write to .*train.tensorboard=false"):
+    config = load_config(None, [*quick, "train.loggers=[tensorboard]"])
+    with pytest.raises(UserError, match="TensorBoard cannot write to .*train.loggers=\\[\\]"):
         train(config, tmp_path / os.fsdecode(b"\xff"), console=QUIET)
 
 

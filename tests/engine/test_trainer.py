@@ -23,7 +23,8 @@ from ggnet.config import load_config, override
 from ggnet.data.annotations import load_dataset
 from ggnet.engine.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from ggnet.engine.distributed import join_workers
-from ggnet.engine.logging import LINE_SECONDS, TensorBoard
+from ggnet.engine.loggers import Loggers
+from ggnet.engine.logging import LINE_SECONDS
 from ggnet.engine.runs import resume_run
 from ggnet.engine.signals import INTERRUPTED, Interrupted
 from ggnet.engine.trainer import RESULTS, Trainer, train
@@ -381,7 +382,7 @@ def test_tensorboard_of_a_resumed_run(settings, tmp_path, monkeypatch):
     """One point an epoch, though the interrupted run had logged beyond its checkpoint."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    original = TensorBoard.add
+    original = Loggers.add
 
     def dying(self, values, step):
         original(self, values, step)
@@ -389,9 +390,9 @@ def test_tensorboard_of_a_resumed_run(settings, tmp_path, monkeypatch):
 
     monkeypatch.setattr("ggnet.engine.logging.LINE_SECONDS", math.inf)  # no points within an epoch
     run = tmp_path / "run"
-    config = load_config(None, [*settings, "train.tensorboard=true", "train.eval_every=1"])
+    config = load_config(None, [*settings, "train.loggers=[tensorboard]", "train.eval_every=1"])
     with monkeypatch.context() as patch:
-        patch.setattr(TensorBoard, "add", dying)
+        patch.setattr(Loggers, "add", dying)
         with pytest.raises(AssertionError):
             train(config, run, console=QUIET)
     resume(run)

@@ -521,7 +521,7 @@ def read_checkpoint(path: Path) -> None:
 def make_run(folder: Path) -> Path:
     """The checkpoint of a training of one epoch."""
     more = [f"data.root={make_scenes(folder)}", "train.epochs=1", "train.batch_size=2"]
-    config = load_config(None, [*SETTINGS, *more, "train.ema=0.9", "train.tensorboard=false"])
+    config = load_config(None, [*SETTINGS, *more, "train.ema=0.9", "train.loggers=[]"])
     train(config, folder / "run", console=Console(quiet=True))
     return folder / "run" / LAST
 
