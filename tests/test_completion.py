@@ -10,7 +10,7 @@ from ggnet.cli import main
 
 pytest.importorskip("argcomplete")
 ASK = """
-source script
+source ./script
 [[ $(complete -p ggnet) =~ -F\\ ([^\\ ]+) ]] && complete_it=${BASH_REMATCH[1]}
 read -ra COMP_WORDS <<<"$1"
 [[ $1 == *' ' ]] && COMP_WORDS+=("")
