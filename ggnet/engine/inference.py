@@ -15,6 +15,7 @@ from ggnet.data.vocabulary import Vocabulary
 from ggnet.engine.capture import Captured
 from ggnet.engine.checkpoint import Checkpoint, load_weights, open_checkpoint
 from ggnet.engine.device import choose_device
+from ggnet.engine.host import to_host
 from ggnet.errors import UserError, reading
 from ggnet.eval.predictions import Gaze, ImageDetections, ImagePrediction
 from ggnet.models import Detector, build_model
@@ -151,17 +152,19 @@ class Predictor:
         stride = self.config.model.stride
         to_pixels = [invert_affine(m.affine) * [[stride, stride, 1]] for m in meta]  # from cells
         if self._external is None:
-            triplets, decoded, gazes = self._find(images)
-            found = _detections(decoded, meta, to_pixels)
+            triplets, boxes, gazes = self._find(images)
         else:
             found = [self._external[m.image_id] for m in meta]
             outputs = self._outputs(images)
-            triplets = self.detector.decode(outputs, self._in_cells(found, meta))
+            triplets, boxes = self.detector.decode(outputs, self._in_cells(found, meta)), ()
             gazes = outputs.get("actpoints", [])
-        if not steps:
-            gazes = []
-        arrays = {name: value.cpu().numpy() for name, value in triplets._asdict().items()}
-        cells = [_at_cells(step, triplets.interaction_yx) for step in gazes]
+        cells = [_at_cells(step, triplets.interaction_yx) for step in gazes] if steps else []
+        values = iter(to_host([*triplets, *boxes, *cells]))
+        arrays = {name: next(values) for name in Triplets._fields}
+        if self._external is None:
+            boxes = Detections(*(next(values) for _ in Detections._fields))
+            found = _detections(boxes, meta, to_pixels)
+        cells = list(values)
         return [
             _in_pixels(
                 {name: value[b] for name, value in arrays.items()},
@@ -205,8 +208,9 @@ class Predictor:
 def _detections(
     boxes: Detections, meta: list[ImageMeta], to_pixels: list[np.ndarray]
 ) -> list[ImageDetections]:
-    """Decoded boxes in original pixels, without padding and what lies outside the image."""
-    corners, labels, scores = (value.cpu().numpy() for value in boxes)
+    """Decoded boxes (of arrays) in original pixels, without padding and what lies outside the
+    image."""
+    corners, labels, scores = boxes
     result = []
     for b, m in enumerate(meta):
         pixels = _boxes_in_pixels(corners[b], m, to_pixels[b])
@@ -222,12 +226,12 @@ def _boxes_in_pixels(boxes: np.ndarray, meta: ImageMeta, to_pixels: np.ndarray) 
     return transform_boxes(boxes, to_pixels).clip(0, limit).astype(np.float32)
 
 
-def _at_cells(step: Tensor, yx: Tensor) -> np.ndarray:
+def _at_cells(step: Tensor, yx: Tensor) -> Tensor:
     """(B, n, 3K) offsets and weights of a (B, 3K, h, w) map at (B, n, 2) cells."""
     batch = torch.arange(step.shape[0], device=step.device)[:, None]
     values = step[batch, :, yx[..., 0], yx[..., 1]].float()
     offsets, logits = values.split([step.shape[1] // 3 * 2, step.shape[1] // 3], dim=-1)
-    return torch.cat([offsets, logits.sigmoid()], dim=-1).cpu().numpy()
+    return torch.cat([offsets, logits.sigmoid()], dim=-1)
 
 
 def _in_pixels(
