@@ -22,7 +22,14 @@ from ggnet.data.annotations import ImageRecord
 from ggnet.data.tables import hico_rare, hico_vocabulary, vcoco_vocabulary
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.eval import hico, vcoco
-from ggnet.eval.predictions import ImagePrediction, read_predictions, write_predictions
+from ggnet.eval.detection import evaluate_detection
+from ggnet.eval.errors import error_breakdown
+from ggnet.eval.predictions import (
+    ImageDetections,
+    ImagePrediction,
+    read_predictions,
+    write_predictions,
+)
 
 HICO_IMAGES, VCOCO_IMAGES, TRIPLETS, PAIRS = 9658, 4946, 100, 3.5
 
@@ -41,6 +48,11 @@ def main() -> int:
             result = hico.evaluate(
                 predictions, records, vocabulary, rare=hico_rare(), protocol=protocol
             )
+    with timed(timings, "causes of errors"):
+        error_breakdown(predictions, records, vocabulary)
+    boxes = [detections(prediction) for prediction in predictions]
+    with timed(timings, "COCO AP of 200 detected boxes an image"):
+        evaluate_detection(boxes, records, vocabulary)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "predictions.json"
         with timed(timings, "write the predictions (not a metric)"):
@@ -125,6 +137,16 @@ def generate(
             )
         )
     return records, predictions
+
+
+def detections(prediction: ImagePrediction) -> ImageDetections:
+    """The boxes of the triplets, each as its own."""
+    return ImageDetections(
+        prediction.image_id,
+        np.concatenate([prediction.human_boxes, prediction.object_boxes]),
+        np.concatenate([np.zeros_like(prediction.object_labels), prediction.object_labels]),
+        np.tile(prediction.scores, 2),
+    )
 
 
 def persons(record: ImageRecord, vocabulary: Vocabulary) -> list[vcoco.Person]:

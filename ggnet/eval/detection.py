@@ -1,15 +1,11 @@
-"""Detected boxes: their AP by pycocotools, and files of another detector's."""
+"""Detected boxes: their COCO AP, and files of another detector's."""
 
-import contextlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from rich.table import Table
 
 from ggnet.data.annotations import ImageRecord, counts_from_zero, ids_text, read_json
@@ -17,6 +13,7 @@ from ggnet.data.box_units import SAMPLE, check_pixels, check_size
 from ggnet.data.images import image_size
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError, reader
+from ggnet.eval.coco_ap import precision_curves
 from ggnet.eval.predictions import ImageDetections, whole
 
 MAX_EDGE = 1e7  # pixels; no image is so large
@@ -54,7 +51,7 @@ class DetectionResult:
 def evaluate_detection(
     found: Sequence[ImageDetections], records: Sequence[ImageRecord], vocabulary: Vocabulary
 ) -> DetectionResult:
-    """COCO AP of detected boxes against the annotated ones; at most 100 boxes an image count.
+    """COCO AP of detected boxes against the annotated ones; 100 of an image and a class count.
 
     HOI datasets annotate the boxes of pairs and often no others, so a correct box of a bystander
     counts as an error: compare such figures with each other, not with COCO's.
@@ -62,47 +59,11 @@ def evaluate_detection(
     Raises:
         UserError: detections of an image that is not in `records`.
     """
-    numbers = {record.image_id: number for number, record in enumerate(records, 1)}
+    known = {record.image_id for record in records}
     for image in found:
-        if image.image_id not in numbers:
+        if image.image_id not in known:
             raise UserError(f"image {image.image_id} has detections but is not in the annotations")
-    truth = COCO()
-    annotations = [
-        {"image_id": numbers[record.image_id], "category_id": int(label) + 1, "iscrowd": 0, **box}
-        for record in records
-        for label, box in zip(record.labels, _coco_boxes(record.boxes), strict=True)
-    ]
-    truth.dataset = {
-        "images": [{"id": number} for number in numbers.values()],
-        "categories": [
-            {"id": index, "name": name} for index, name in enumerate(vocabulary.objects, 1)
-        ],
-        "annotations": [{"id": id_, **row} for id_, row in enumerate(annotations, 1)],
-    }
-    detections = [
-        {
-            "image_id": numbers[image.image_id],
-            "category_id": int(label) + 1,
-            "score": float(score),
-            "bbox": box["bbox"],
-        }
-        for image in found
-        for label, score, box in zip(
-            image.labels, image.scores, _coco_boxes(image.boxes), strict=True
-        )
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(detections) if detections else COCO(), "bbox")
-        evaluation.params.imgIds = list(numbers.values())
-        evaluation.params.catIds = list(range(1, len(vocabulary.objects) + 1))
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.params.maxDets = [100]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision = evaluation.eval["precision"][
-        :, :, :, 0, -1
-    ]  # (IoUs, recalls, classes); -1: no truth
+    precision = precision_curves(found, records, len(vocabulary.objects))
     return DetectionResult(
         ap=_mean(precision),
         ap50=_mean(precision[0]),
@@ -210,15 +171,6 @@ def _columns(image_id: str, rows: list[tuple]) -> ImageDetections:
         values[:, 4].astype(np.int64),
         values[:, 5].astype(np.float32),
     )
-
-
-def _coco_boxes(boxes: np.ndarray) -> list[dict[str, Any]]:
-    corners = boxes.astype(np.float64)
-    sides = corners[:, 2:] - corners[:, :2]
-    return [
-        {"bbox": [*corner[:2], *side], "area": side[0] * side[1]}
-        for corner, side in zip(corners.tolist(), sides.tolist(), strict=True)
-    ]
 
 
 def _mean(precision: np.ndarray) -> float:
