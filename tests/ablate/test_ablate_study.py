@@ -1,0 +1,338 @@
+"""`ggnet ablate`: what it leaves, what it shares, what it survives and what it refuses."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ggnet.ablate import ablate as module
+from ggnet.ablate import execute, worker
+from ggnet.ablate.study import RESULT, RUNS, STUDY
+from ggnet.cli import main
+from ggnet.engine.checkpoint import LAST
+from ggnet.engine.signals import INTERRUPTED
+from ggnet.engine.trainer import CONFIG
+from ggnet.errors import UserError
+
+TWO = ("--rows", "lambda0.1,lambda0.5")
+
+
+@pytest.fixture
+def tiny(quick):
+    """Arguments for runs of seconds on the small dataset."""
+    settings = dict(item.split("=", 1) for item in quick)
+    root = settings.pop("data.root")
+    del settings["model.points_per_step"]  # the rows' own
+    return ["--root", root, "--jobs", "1", *(f"{key}={value}" for key, value in settings.items())]
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Runs in this process, without trials before; the names of those that were begun."""
+    begun = []
+
+    def execute_here(jobs, count, stop, done):
+        for job in jobs:
+            begun.append(str(job))
+            execute.write_config(job)
+            worker.run(job.folder, job.config.data.root)
+            done(job)
+        return {}
+
+    trial = {"training": 60.0, "evaluation": 3.0, "memory": 2**30}
+    monkeypatch.setattr(module, "execute", execute_here)
+    monkeypatch.setattr(module, "probe", lambda config: trial)
+    return begun
+
+
+def ablate(table, out, *more):
+    return main(["ablate", table, "--out", str(out), *map(str, more)])
+
+
+def test_a_table_ends_in_its_files(here, tiny, tmp_path, capsys):
+    out = tmp_path / "study"
+    assert ablate("table7", out, *TWO, "--seeds", 2, *tiny) == 0
+    shown = capsys.readouterr().out
+    assert "4 runs to do, 1 at a time: about 4 min" in shown
+    assert "4 of 4, about 0 min left" in shown
+    assert here == [
+        f"table7/lambda{weight}, seed {seed}" for seed in (317, 318) for weight in (0.1, 0.5)
+    ]
+    found = json.loads((out / "table7.json").read_text())
+    scores = {
+        name: {seed: run["metrics"]["mAP"] for seed, run in row["runs"].items()}
+        for name, row in found["rows"].items()
+    }
+    assert [list(row) for row in scores.values()] == [["317", "318"]] * 2
+    metrics = [json.loads(p.read_text()) for p in out.glob(f"{RUNS}/*/metrics.json")]
+    assert sorted(m["mean_ap"]["default"]["full"] for m in metrics) == sorted(
+        score for row in scores.values() for score in row.values()
+    )
+    [compared] = found["comparisons"]
+    differences = [scores["lambda0.5"][s] - scores["lambda0.1"][s] for s in ("317", "318")]
+    assert compared["mean"] == pytest.approx(sum(differences) / 2)
+    assert compared["paper"] == {"V-COCO": pytest.approx(54.01 - 54.72)}
+    page = (out / "table7.md").read_text()
+    assert "| lambda0.5 | 2 |" in page
+    assert "| 54.01 |" in page
+    assert "| lambda0.5 | lambda0.1 | 2 |" in page
+    assert "6 test images; 3 epochs" in page
+    assert (out / "table7.png").stat().st_size > 5000
+
+    assert ablate("table7", out, *TWO, "--seeds", 2, *tiny) == 0  # nothing is left to do
+    assert len(here) == 4
+
+
+def test_tables_share_runs(here, tiny, tmp_path):
+    out = tmp_path / "study"
+    assert ablate("table7", out, "--rows", "lambda0.1", "--seeds", 2, *tiny) == 0
+    assert ablate("table2", out, "--rows", "steps2,steps1,points25", "--seeds", 1, *tiny) == 0
+    # steps2 is lambda0.1; steps1 and points25 are one run
+    assert here[2:] == ["table2/points25, table2/steps1, seed 317"]
+    rows = json.loads((out / "table2.json").read_text())["rows"]
+    assert {name: len(row["runs"]) for name, row in rows.items()} == {
+        "points25": 1,
+        "steps1": 1,
+        "steps2": 2,
+    }
+    assert rows["points25"]["runs"] == rows["steps1"]["runs"]
+
+
+def test_a_dry_run_leaves_nothing(here, tiny, tmp_path, capsys):
+    out = tmp_path / "study"
+    assert ablate("table7", out, "--dry-run", *tiny) == 0
+    shown = capsys.readouterr().out
+    assert "15 runs, 0 of them done" in shown
+    assert "offset_weight=0.5" in shown
+    assert " 1.1 " in shown  # minutes
+    assert " 1.0 " in shown  # GiB
+    assert here == []
+    assert not out.exists()
+
+
+def test_the_split_test_decides_where_there_is_a_val(here, tiny, scenes, tmp_path):
+    root = tmp_path / "with-val"
+    shutil.copytree(scenes, root)
+    described = json.loads((root / "dataset.json").read_text())
+    described["splits"]["val"] = described["splits"]["train"]
+    (root / "dataset.json").write_text(json.dumps(described))
+    out = tmp_path / "study"
+    more = [*tiny, "--root", root, "train.epochs=1"]
+    assert ablate("table7", out, "--rows", "lambda0.1", "--seeds", 1, *more) == 0
+    [result] = out.glob(f"{RUNS}/*/{RESULT}")
+    assert json.loads(result.read_text())["images"] == 6
+
+
+def test_a_run_whose_training_is_over_is_only_scored(here, tiny, tmp_path):
+    """Killed between its last checkpoint and its result."""
+    out = tmp_path / "study"
+    command = ("table7", out, "--rows", "lambda0.1", "--seeds", 1, *tiny)
+    assert ablate(*command) == 0
+    [result] = out.glob(f"{RUNS}/*/{RESULT}")
+    before, state = json.loads(result.read_text()), (result.parent / LAST).read_bytes()
+    result.unlink()
+    assert ablate(*command) == 0
+    after = json.loads(result.read_text())
+    assert after["metrics"] == before["metrics"]
+    assert after["errors"] == before["errors"]
+    assert (result.parent / LAST).read_bytes() == state
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["tabel7"], "no table 'tabel7'; did you mean 'table7'?"),
+        (["table7", "--rows", "lambda0.1,lamda0.5"], "no row 'lamda0.5' in table7; did you mean"),
+        (["table5", "--rows", "ggnet-boxes"], "ggnet eval RUN --detections FILE"),
+        (["table7", "--seeds", "0"], "--seeds is 0; expected at least 1"),
+        (["table7", "--jobs", "-1"], "--jobs is -1; expected at least 1"),
+        (["table7", "--data", "coco"], "table7 has no preset for 'coco'"),
+        (["table7", "loss.offset_weight=2"], "loss.offset_weight is what the rows of table7 fix"),
+        (["table7", "train.epohcs=2"], "did you mean 'train.epochs'?"),
+        (["table7", "--root", "nowhere"], "nowhere is not a dataset"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_runs(arguments, expected, here, tiny, tmp_path, capsys):
+    table, *more = arguments
+    assert ablate(table, tmp_path / "study", *tiny, *more) == 2
+    assert expected in capsys.readouterr().err
+    assert here == []
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_dataset_without_a_test_split(here, tiny, scenes, tmp_path, capsys):
+    root = tmp_path / "untested"
+    shutil.copytree(scenes, root)
+    described = json.loads((root / "dataset.json").read_text())
+    described["splits"]["val"] = described["splits"].pop("test")
+    (root / "dataset.json").write_text(json.dumps(described))
+    assert ablate("table7", tmp_path / "study", *tiny, "--root", root) == 2
+    assert "has no split 'test'; it has train, val" in capsys.readouterr().err
+    assert here == []
+
+
+def test_another_budget_or_dataset_or_folder_is_refused(here, tiny, scenes, tmp_path, capsys):
+    out = tmp_path / "study"
+    begin = ("table7", out, "--rows", "lambda0.1", "--seeds", 1, *tiny, "train.epochs=1")
+    assert ablate(*begin) == 0
+
+    def refused(*arguments):
+        assert ablate(*arguments) == 2
+        return capsys.readouterr().err
+
+    assert "train.epochs: 1 in the checkpoint, 9 asked for" in refused(*begin, "train.epochs=9")
+    assert "data.flip" in refused("table6", out, *tiny, "train.epochs=1", "data.flip=0")
+    other = tmp_path / "other"
+    shutil.copytree(scenes, other)
+    rows = json.loads((other / "test.json").read_text())
+    (other / "test.json").write_text(json.dumps(rows[:-1]))
+    assert "is of another dataset" in refused(*begin, "--root", other)
+    [run] = (out / RUNS).iterdir()
+    assert "is the folder of one run" in refused("table7", run, *tiny)
+    assert "holds something that is no study" in refused("table7", scenes, *tiny)
+    (out / STUDY).write_text("{}")
+    assert "study.json cannot be read" in refused(*begin)
+    assert len(here) == 1
+
+
+def test_a_run_folder_with_another_runs_content_is_refused(here, tiny, tmp_path, capsys):
+    out = tmp_path / "study"
+    command = ("table7", out, *TWO, "--seeds", 1, *tiny, "train.epochs=1")
+    assert ablate(*command) == 0
+    one, two = sorted((out / RUNS).iterdir())
+    (one / CONFIG).write_bytes((two / CONFIG).read_bytes())
+    assert ablate(*command) == 2
+    error = capsys.readouterr().err
+    assert str(one) in error
+    assert "loss.offset_weight" in error
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tiny, tmp_path, capsys, monkeypatch):
+    trial = {"training": 60.0, "evaluation": 3.0, "memory": 2**30}
+    monkeypatch.setattr(module, "probe", lambda config: trial)
+    out = tmp_path / "study"
+    command = ("table7", out, *TWO, "--seeds", 1, *tiny, "train.epochs=1")
+    # A worker that cannot train one of the rows, and leaves a result for the other.
+    script = (
+        "import json, sys; from pathlib import Path; folder = Path(sys.argv[2]);"
+        "bad = 'offset_weight: 0.5' in (folder / 'config.yaml').read_text();"
+        "print('error: no luck') or sys.exit(2) if bad else (folder / 'result.json').write_text("
+        "json.dumps({'metrics': {'mAP': 1.0}, 'errors': dict.fromkeys(json.loads(sys.argv[1]), 0),"
+        "'images': 6, 'seconds': 1.0, 'memory': 1, 'machine': 'm'}))"
+    )
+    from ggnet.eval.errors import CAUSES
+
+    monkeypatch.setattr(
+        execute, "WORKER", [sys.executable, "-c", _shifted(script, json.dumps(list(CAUSES)))]
+    )
+    assert ablate(*command) == 2
+    captured = capsys.readouterr()
+    assert "1 of 2 runs have failed" in captured.err
+    assert "table7/lambda0.5, seed 317: no luck" in captured.err
+    assert list(json.loads((out / "table7.json").read_text())["rows"]) == ["lambda0.1"]
+
+
+def _shifted(script, first):
+    return f"import sys; sys.argv[1] = {first!r}; {script}"
+
+
+def test_a_trial_says_what_a_run_needs(tiny, scenes):
+    config = module._budget(
+        module.Wish("table7", root=str(scenes), overrides=[x for x in tiny if "." in x][1:])
+    )
+    needs = worker.probe(config)
+    assert all(needs[name] > 0 for name in ("training", "evaluation"))
+    assert 2**27 < needs["memory"] < 2**34
+
+
+def test_a_trial_that_fails_is_a_message(tiny, scenes):
+    config = module._budget(module.Wish("table7", root=str(scenes)))
+    config.data.root = "gone"
+    with pytest.raises(UserError, match="gone is not a dataset"):
+        execute.probe(config)
+
+
+def _start(out, tiny, jobs):
+    command = ["ablate", "table7", "--out", str(out), *TWO, "--seeds", "2", *tiny]
+    return subprocess.Popen(
+        [sys.executable, "-m", "ggnet", *command, "--jobs", str(jobs), "train.epochs=20"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _wait_for(pattern, out, process):
+    """Until a file is there; the first such."""
+    while not (found := sorted(out.glob(pattern))):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    return found[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["study", "run", "interrupt"])
+def test_killed_on_the_way_it_ends_with_the_same_bits(how, tiny, tmp_path):
+    """Once all at a time without a kill; once one at a time, killed within the second run."""
+    whole = _start(tmp_path / "whole", tiny, jobs=4)
+    assert whole.wait() == 0, whole.communicate()[0]
+
+    out = tmp_path / "killed"
+    process = _start(out, tiny, jobs=1)
+    first = _wait_for(f"{RUNS}/*/{RESULT}", out, process).parent
+    while len(runs := sorted(out.glob(f"{RUNS}/*/{LAST}"))) < 2:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    [second] = {path.parent for path in runs} - {first}
+    owner = int((second / "run.lock").read_text().split()[1])
+    if how == "run":
+        os.kill(owner, signal.SIGKILL)
+        output = process.communicate()[0]
+        assert process.returncode == 2
+        assert "1 of 4 runs have failed" in output
+    else:
+        process.send_signal(signal.SIGINT if how == "interrupt" else signal.SIGKILL)
+        output = process.communicate()[0]
+        if how == "interrupt":
+            assert process.returncode == INTERRUPTED, output
+            assert "The same command goes on from here" in output
+            assert not Path(f"/proc/{owner}").exists()
+    assert not (second / RESULT).exists()
+
+    again = _start(out, tiny, jobs=2)
+    output = again.communicate()[0]
+    assert again.returncode == 0, output
+    one, other = (
+        json.loads((folder / "table7.json").read_text()) for folder in (tmp_path / "whole", out)
+    )
+    assert _scores(one) == _scores(other)
+    assert one["comparisons"] == other["comparisons"]
+    for folder in (tmp_path / "whole" / RUNS).iterdir():
+        name = folder / "predictions.json"
+        assert name.read_bytes() == (out / RUNS / folder.name / name.name).read_bytes()
+
+
+def _scores(table):
+    return {
+        name: {seed: (run["metrics"], run["errors"]) for seed, run in row["runs"].items()}
+        for name, row in table["rows"].items()
+    }
+
+
+def test_the_bundled_dataset_has_1500_test_images(here, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = {}
+
+    def generate(root, **counts):
+        made.update(counts, root=root)
+        raise UserError("enough")
+
+    monkeypatch.setattr(module, "generate", generate)
+    assert ablate("table7", tmp_path / "study") == 2
+    assert (made["root"], made["train"], made["test"]) == ("data/scenes-1500", 2000, 1500)
