@@ -24,6 +24,8 @@ examples:
   torchrun --nproc-per-node 2 -m ggnet train ...    on several GPUs (or CPU processes)
   ggnet eval runs/train                             metrics of a run's best checkpoint
   ggnet eval runs/train --detections boxes.json     the same with another detector's boxes
+  ggnet ablate table1 --seeds 5                     a table of the paper, with intervals
+  ggnet compare runs/one runs/two                   what two runs say about the same images
   ggnet import ctdet_coco_hg.pth init.pt            published weights ...
   ggnet train model.backbone=hourglass104 data.input_size=[512,512] train.init=init.pt
                                                     ... to start a training from

@@ -11,6 +11,7 @@ COMMANDS = (
     "train",
     "eval",
     "ablate",
+    "compare",
     "predict",
     "export",
     "import_",

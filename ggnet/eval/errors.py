@@ -55,63 +55,91 @@ def error_breakdown(
     As many as there are pairs: a perfect detector would have only correct ones among them. Matching
     is that of HICO's official protocol. The causes are tried in the order of CAUSES.
     """
-    wanted = hoi_counts(records, vocabulary)
     by_id = {record.image_id: record for record in records}
-    scored = [
-        (-float(score), prediction.image_id, row, hoi, number)
-        for number, prediction in enumerate(predictions)
-        for row, (score, hoi) in enumerate(
-            zip(
-                prediction.scores,
-                vocabulary.hoi_index(prediction.verbs, prediction.object_labels).tolist(),
-                strict=True,
-            )
-        )
-        if hoi >= 0
-    ]
-    scored.sort()
-    looked_at, chosen = Counter(), []
-    for row in scored:
-        if looked_at[row[3]] < wanted[row[3]]:
-            looked_at[row[3]] += 1
-            chosen.append(row)
-    taken: set[tuple[str, int]] = set()
-    causes = Counter(
-        _cause(predictions[number], row, by_id[image_id], taken)
-        for _, image_id, row, _, number in chosen
+    counts: Counter = Counter()
+    for prediction, rows in zip(
+        predictions, counted(predictions, records, vocabulary), strict=True
+    ):
+        if rows.any():
+            causes, _ = triplet_causes(prediction, by_id[prediction.image_id], rows)
+            counts.update(list(CAUSES)[cause] for cause in causes[rows].tolist())
+    return ErrorBreakdown(counts)
+
+
+def counted(
+    predictions: Sequence[ImagePrediction], records: Sequence[ImageRecord], vocabulary: Vocabulary
+) -> list[np.ndarray]:
+    """For each prediction (n,) bool: which triplets an `error_breakdown` looks at.
+
+    Equal scores are ordered by image id, then as in the prediction.
+    """
+    wanted = hoi_counts(records, vocabulary)
+    lengths = [len(prediction) for prediction in predictions]
+    order = {id_: rank for rank, id_ in enumerate(sorted({p.image_id for p in predictions}))}
+    images = np.repeat(np.array([order[p.image_id] for p in predictions], np.int64), lengths)
+    rows = np.concatenate([np.zeros(0, np.int64), *(np.arange(length) for length in lengths)])
+    scores = np.concatenate([np.zeros(0), *(p.scores for p in predictions)])
+    hois = np.concatenate(
+        [
+            np.zeros(0, np.int64),
+            *(vocabulary.hoi_index(p.verbs, p.object_labels) for p in predictions),
+        ]
     )
-    return ErrorBreakdown(causes)
+    best_first = np.lexsort([rows, images, -scores, hois])
+    best_first = best_first[hois[best_first] >= 0]
+    ranked = hois[best_first]
+    rank = np.arange(len(ranked)) - np.searchsorted(ranked, ranked)  # within the HOI
+    chosen = np.zeros(len(hois), dtype=bool)
+    chosen[best_first[rank < wanted[ranked]]] = True
+    return np.split(chosen, np.cumsum(lengths)[:-1]) if lengths else []
 
 
-def _cause(
-    prediction: ImagePrediction, row: int, record: ImageRecord, taken: set[tuple[str, int]]
-) -> str:
-    """The cause of one detection; a correct one takes its pair."""
-    label, verb = prediction.object_labels[row], prediction.verbs[row]
+def triplet_causes(
+    prediction: ImagePrediction, record: ImageRecord, rows: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is right or wrong with each triplet of an image.
+
+    Args:
+        rows: (n,) bool, the triplets to look at; the others are as if they did not exist.
+
+    Returns:
+        (n,) int64 index into CAUSES, and (n,) int64 row of `record.pairs` that the triplet
+        matches, -1 where it is neither correct nor a duplicate.
+    """
+    count, boxes = len(prediction), len(record.boxes)
+    label = prediction.object_labels[:, None]
     human, object_, verbs = record.pairs.T
-    count = len(record.boxes)
-    human_iou = iou(np.repeat(prediction.human_boxes[row : row + 1], count, 0), record.boxes)
-    object_iou = iou(np.repeat(prediction.object_boxes[row : row + 1], count, 0), record.boxes)
+    human_iou, object_iou = (
+        iou(np.repeat(found, boxes, 0), np.tile(record.boxes, (count, 1))).reshape(count, boxes)
+        for found in (prediction.human_boxes, prediction.object_boxes)
+    )
     human_fits, object_fits = human_iou >= MIN_IOU, object_iou >= MIN_IOU
-    both = human_fits[human] & object_fits[object_]
-    same_class, same_verb = record.labels[object_] == label, verbs == verb
-    same = both & same_class & same_verb
-    if same.any():
-        overlap = np.where(same, np.minimum(human_iou[human], object_iou[object_]), -1)
-        pair = (record.image_id, int(overlap.argmax()))
-        if pair in taken:
-            return "duplicate"
-        taken.add(pair)
-        return "correct"
-    if (both & same_class).any():
-        return "wrong verb"
-    if (both & same_verb).any():
-        return "wrong object class"
-    is_person = record.labels == 0
-    if (human_fits & is_person).any() and (object_fits & (record.labels == label)).any():
-        return "wrong pairing"
-    if (object_fits[object_] & same_class & same_verb).any():
-        return "wrong human box"
-    if (human_fits[human] & same_class & same_verb).any():
-        return "wrong object box"
-    return "background"
+    both = human_fits[:, human] & object_fits[:, object_]
+    same_class = record.labels[object_] == label
+    same_verb = verbs == prediction.verbs[:, None]
+    same_hoi = same_class & same_verb
+    of_boxes = (human_fits & (record.labels == 0)).any(1) & (
+        object_fits & (record.labels == label)
+    ).any(1)
+    applies = {
+        "wrong verb": (both & same_class).any(1),
+        "wrong object class": (both & same_verb).any(1),
+        "wrong pairing": of_boxes,
+        "wrong human box": (object_fits[:, object_] & same_hoi).any(1),
+        "wrong object box": (human_fits[:, human] & same_hoi).any(1),
+        "background": np.ones(count, dtype=bool),
+    }
+    names = list(CAUSES)
+    causes = np.select(list(applies.values()), [names.index(name) for name in applies])
+    pairs = np.full(count, -1)
+    matches = np.flatnonzero((both & same_hoi).any(1))
+    if len(matches):
+        overlap = np.minimum(human_iou[:, human], object_iou[:, object_])
+        pairs[matches] = np.where(both & same_hoi, overlap, -1)[matches].argmax(1)
+    taken: set[int] = set()
+    for row in matches[np.argsort(-prediction.scores[matches], kind="stable")].tolist():
+        if rows is None or rows[row]:
+            repeated = int(pairs[row]) in taken
+            causes[row] = names.index("duplicate" if repeated else "correct")
+            taken.add(int(pairs[row]))
+    return causes, pairs

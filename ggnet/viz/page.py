@@ -37,13 +37,13 @@ def compose(
     strips = []
     for names, block in blocks:
         strips.append(_titles(names, width, gap, font))
-        strips += [_row(row, width, gap) for row in block]
+        strips += [panel_row(row, width, gap) for row in block]
     legend = _legend(strips[1].shape[1], gap, font, matches, weights)
     full = max(strip.shape[1] for strip in [*strips, legend])
-    return np.concatenate([_widened(strip, full) for strip in [*strips, legend]])
+    return np.concatenate([widened(strip, full) for strip in [*strips, legend]])
 
 
-def _row(panels: Sequence[np.ndarray], width: int, gap: int) -> np.ndarray:
+def panel_row(panels: Sequence[np.ndarray], width: int, gap: int) -> np.ndarray:
     """Panels of equal width beside each other, their tops at one height."""
     scaled = []
     for panel in panels:
@@ -52,17 +52,17 @@ def _row(panels: Sequence[np.ndarray], width: int, gap: int) -> np.ndarray:
             panel = cv2.resize(panel, (width, height), interpolation=cv2.INTER_CUBIC)
         scaled.append(panel)
     highest = max(panel.shape[0] for panel in scaled)
-    parts = [_paper(highest, gap)]
+    parts = [paper(highest, gap)]
     for panel in scaled:
-        below = _paper(highest - panel.shape[0], width)
-        parts += [np.concatenate([panel, below]), _paper(highest, gap)]
+        below = paper(highest - panel.shape[0], width)
+        parts += [np.concatenate([panel, below]), paper(highest, gap)]
     row = np.concatenate(parts, axis=1)
-    return np.concatenate([row, _paper(gap, row.shape[1])])
+    return np.concatenate([row, paper(gap, row.shape[1])])
 
 
 def _titles(names: Sequence[str], width: int, gap: int, font) -> np.ndarray:
     height = round(font.size * 1.9)
-    strip = Image.fromarray(_paper(height, gap + len(names) * (width + gap)))
+    strip = Image.fromarray(paper(height, gap + len(names) * (width + gap)))
     draw = ImageDraw.Draw(strip)
     for number, name in enumerate(names):
         x = gap + number * (width + gap) + width / 2
@@ -154,11 +154,13 @@ def _scale_symbol(font) -> Image.Image:
     return _symbol(font, 5.0, paint)
 
 
-def _paper(height: int, width: int) -> np.ndarray:
+def paper(height: int, width: int) -> np.ndarray:
+    """Empty page."""
     return np.full((height, width, 3), style.PAPER, np.uint8)
 
 
-def _widened(strip: np.ndarray, width: int) -> np.ndarray:
+def widened(strip: np.ndarray, width: int) -> np.ndarray:
+    """A strip of a page with empty page at its right."""
     if strip.shape[1] == width:
         return strip
-    return np.concatenate([strip, _paper(strip.shape[0], width - strip.shape[1])], axis=1)
+    return np.concatenate([strip, paper(strip.shape[0], width - strip.shape[1])], axis=1)
