@@ -28,14 +28,14 @@ DIFFERENCES = (
         "epochs",
         {"train.epochs": 120},
         {"train.epochs": 140},
-        "paper 4.1; the default of `--num_epochs`",
+        "the paper; the code's default",
         BENCHMARKS,
     ),
     Difference(
         "learning rate on V-COCO",
         {"train.lr": 1.5e-5},
         {"train.lr": 5.0e-5},
-        "paper 4.1; the V-COCO training script",
+        "the paper; the V-COCO training script",
         ("vcoco",),
     ),
     Difference(
@@ -49,7 +49,7 @@ DIFFERENCES = (
         "gaze steps on HICO-DET",
         {"model.gaze_steps": 2},
         {"model.gaze_steps": 1},
-        "paper 3.2 and Table 2; the HICO-DET script trains `hourglassggnet1`",
+        "the paper describes two; the HICO-DET script trains `hourglassggnet1`",
         ("hico",),
         ("table5",),
     ),
@@ -57,7 +57,7 @@ DIFFERENCES = (
         "widths of the gaze steps' targets",
         {"loss.target_style": "same"},
         {"loss.target_style": "split"},
-        "the paper does not mention it; `--soft_gaussian` in both training scripts",
+        "the paper does not mention it; `--soft_gaussian` in the code",
     ),
     Difference(
         "offset losses of several stacks",
@@ -81,7 +81,7 @@ DIFFERENCES = (
         "whole-cell targets, radius formula, sampling of images",
         {"data.compat": "none"},
         {"data.compat": "original"},
-        "the paper refers to CornerNet; the code truncates boxes read as integers, divides the "
+        "the paper does not go into it; the code truncates boxes read as integers, divides the "
         "radius' roots by 2, and samples without the half pixel",
     ),
 )

@@ -1,0 +1,69 @@
+"""docs/paper.md says what the tables and flavours are, and its commands are understood."""
+
+import re
+import shlex
+
+import pytest
+from pages import ROOT, commands
+
+from ggnet.ablate.flavours import DIFFERENCES
+from ggnet.ablate.rows import DATA, as_overrides, find_rows, row_overrides
+from ggnet.ablate.tables import TABLES
+from ggnet.cli import build_parser
+
+PAGE = "docs/paper.md"
+TEXT = (ROOT / PAGE).read_text(encoding="utf-8")
+
+
+def rows_of(header):
+    """The cells of the table with this header."""
+    _, _, rest = TEXT.partition(f"| {' | '.join(header)} |\n")
+    lines = rest.partition("\n\n")[0].splitlines()[1:]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def test_the_differences_are_those_of_the_flavours():
+    shown = rows_of(["what", "paper", "original", "for", "source"])
+    assert shown == [
+        [
+            each.what,
+            ", ".join(f"`{item}`" for item in as_overrides(each.paper)),
+            ", ".join(f"`{item}`" for item in as_overrides(each.original)),
+            "all" if each.data == DATA else ", ".join(each.data),
+            each.source.replace("|", "\\|"),
+        ]
+        for each in DIFFERENCES
+    ]
+
+
+def test_the_rows_are_those_of_the_tables():
+    shown = {name.strip("`"): text for name, text in rows_of(["table", "rows"])}
+    assert shown.keys() == TABLES.keys()
+    for name, text in shown.items():
+        if name != "hna":
+            rows = re.sub(r"\(.*?\)", "", text).split(",")
+            assert [row.strip() for row in rows] == list(TABLES[name].rows)
+
+
+def test_the_claims_are_the_papers_differences():
+    claims = rows_of(["claim", "rows", "V-COCO", "HICO-DET"])
+    assert len(claims) == 13
+    for claim, rows, *figures in claims:
+        table, pair = rows.split(": ")
+        row, other = (TABLES[table.strip("`")].rows[name] for name in pair.split(" - "))
+        assert pair.split(" - ")[1] in row.against, claim
+        for column, figure in zip(("V-COCO", "HICO-DET"), figures, strict=True):
+            there = column in row.paper and column in other.paper
+            said = f"{row.paper[column] - other.paper[column]:+.2f}" if there else ""
+            assert figure == said, claim
+
+
+@pytest.mark.parametrize("line", commands(PAGE))
+def test_a_command_is_understood(line):
+    program, *arguments = shlex.split(line)
+    assert program == "ggnet"
+    parsed = build_parser().parse_args(arguments)
+    if getattr(parsed, "row", None):
+        assert row_overrides(parsed.row, parsed.data, parsed.flavour)
+    if getattr(parsed, "table", None):
+        assert find_rows(parsed.table, parsed.rows.split(",") if parsed.rows else None)
