@@ -47,10 +47,12 @@ test: setup  ## every test that runs without a GPU (under 10 minutes on 2 cores)
 test-slow: setup  ## the tests that `make test` leaves out
 	$(BIN)/python -m pytest -n 2 -m slow $(PYTEST_ARGS)
 
+# The C++ library comes with the sanitizer, which looks for its way to throw exceptions once.
 test-simt: setup  ## the device kernels on the CPU: plain, with sanitizers, traced
 	$(BIN)/python -m pytest -n 2 tests/simt -m "slow or not slow" $(PYTEST_ARGS)
 	GGNET_SIMT_VARIANT=traced $(BIN)/python -m pytest -n 2 tests/simt -k "not planted" -m "slow or not slow" $(PYTEST_ARGS)
-	GGNET_SIMT_VARIANT=asan ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) \
+	GGNET_SIMT_VARIANT=asan ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 		$(BIN)/python -m pytest -n 2 tests/simt -k kernels -m "slow or not slow" $(PYTEST_ARGS)
 
 test-asan: setup  ## the CPU kernels with the address and undefined-behavior sanitizers

@@ -7,14 +7,14 @@ import torch
 
 TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-TRACED = os.environ.get("GGNET_SIMT_VARIANT") == "traced"
-# Ways to run that hardware leaves open; the first is the default. Tracing is slow, and sees the
-# races of all orders in one.
+INSTRUMENTED = os.environ.get("GGNET_SIMT_VARIANT", "plain") != "plain"
+SIDE = 3 if INSTRUMENTED else 5  # of the kernel of the largest cases: instrumented ones are slow
+# Ways to run that hardware leaves open; the first is the default. Tracing sees all races in one.
 ORDERS = [
     {},
     {"order": "reverse"},
     {"order": "shuffled", "seed": 3, "async_early": True},
-][2 if TRACED else 0 :]
+][2 if INSTRUMENTED else 0 :]
 
 
 def to_array(tensor, dtype):
