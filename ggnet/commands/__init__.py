@@ -10,6 +10,7 @@ COMMANDS = (
     "demo",
     "train",
     "eval",
+    "report",
     "ablate",
     "compare",
     "predict",

@@ -89,7 +89,7 @@ def check_vocabulary(dataset: Dataset, vocabulary: Vocabulary, checkpoint: Path)
         )
 
 
-def _found(root: str, checkpoint: Path, console: Console | None) -> str:
+def find_root(root: str, checkpoint: Path, console: Console | None) -> str:
     """A relative data.root as it is, or beside the run where the command runs in another folder."""
     if Path(root).is_absolute() or Path(root).exists():
         return root
@@ -133,7 +133,7 @@ def evaluate_checkpoint(
     path = checkpoint.path
     config = override(checkpoint.config, overrides)
     check_same_config(checkpoint.config, config, path, {"data", "eval", "train"})
-    config.data.root = _found(config.data.root, path, console)
+    config.data.root = find_root(config.data.root, path, console)
     dataset = open_dataset(config.data)
     check_vocabulary(dataset, checkpoint.vocabulary, path)
     split = split or dataset.split_to_score

@@ -5,7 +5,7 @@ import argparse
 from ggnet.commands.common import add_commands
 
 SUMMARY = "make, check, import and describe datasets"
-COMMANDS = ("generate", "verify", "convert", "stats")
+COMMANDS = ("generate", "verify", "convert", "stats", "browse")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
