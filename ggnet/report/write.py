@@ -47,9 +47,8 @@ class Page:
 
     def __enter__(self) -> "Page":
         try:
-            others = [name for name in os.listdir(self.folder) if not NAME.fullmatch(name)]
-        except FileNotFoundError:
-            others = []
+            there = os.listdir(self.folder) if self.folder.exists() else []
+            others = [name for name in there if not NAME.fullmatch(name)]
         except OSError as error:
             raise UserError(
                 f"{self.folder} is where the page's pictures go, and it cannot be read: "

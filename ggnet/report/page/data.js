@@ -57,7 +57,7 @@ function choose(state) {
   const kind = ofKind[state.kind] ?? ((t) => t.cause === +state.kind);
   const misses = state.kind === "" || state.kind === "missed";
   const anyName = state.verb === "" && state.object === "";
-  const chosen = { entries: [], triplets: 0, correct: 0, missed: 0, pairs: 0 };
+  const chosen = { entries: [], triplets: 0, correct: 0, unscored: 0, missed: 0, pairs: 0 };
   for (const image of images) {
     const pairs = new Set(image.found.filter(looked).map((t) => t.pair));
     const found = image.found.filter((t) => looked(t) && kind(t) && named(t));
@@ -68,7 +68,9 @@ function choose(state) {
     const shown = hasTriplets ? found.length + missed.length : truth.length;
     if (!shown && !(anyName && state.kind === "")) continue;
     chosen.entries.push({ image, found, missed, truth, matched: pairs });
-    chosen.triplets += found.length;
+    const unscored = found.filter((t) => t.cause === NO_HOI).length;
+    chosen.triplets += found.length - unscored;
+    chosen.unscored += unscored;
     chosen.correct += found.filter((t) => t.cause === CORRECT).length;
     chosen.missed += missed.length;
     chosen.pairs += truth.length;

@@ -11,7 +11,7 @@ function update(changes, scroll = false) {
   for (const [name, control] of Object.entries(controls)) control.show(state[name]);
   chosen = choose(state);
   cards.show(chosen.entries);
-  const { triplets, correct, missed, pairs, entries } = chosen;
+  const { triplets, correct, unscored, missed, pairs, entries } = chosen;
   const where = `in ${grouped(entries.length)} of ${counted(images.length, "image")}`;
   const misses = state.kind === "" || state.kind === "missed";
   const parts = [];
@@ -19,6 +19,7 @@ function update(changes, scroll = false) {
   else {
     if (state.kind !== "missed") parts.push(`${counted(triplets, "triplet")}`);
     if (state.kind === "") parts.push(`${grouped(correct)} correct`);
+    if (unscored) parts.push(`${grouped(unscored)} of no HOI`);
     if (misses) parts.push(`${counted(missed, "missed pair")}`);
   }
   byId("count").textContent = `${parts.join(", ")} ${where}`;
