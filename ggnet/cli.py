@@ -24,6 +24,7 @@ examples:
   torchrun --nproc-per-node 2 -m ggnet train ...    on several GPUs (or CPU processes)
   ggnet eval runs/train                             metrics of a run's best checkpoint
   ggnet eval runs/train --detections boxes.json     the same with another detector's boxes
+  ggnet report runs/train                           an HTML page of them, with every image
   ggnet ablate table1 --seeds 5                     a table of the paper, with intervals
   ggnet compare runs/one runs/two                   what two runs say about the same images
   ggnet import ctdet_coco_hg.pth init.pt            published weights ...

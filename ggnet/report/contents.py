@@ -23,7 +23,6 @@ The lists of an image are flat, since a split has a million triplets:
     points  x, y
 """
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,12 +39,12 @@ from ggnet.eval.predictions import ImagePrediction
 from ggnet.eval.report import Report
 from ggnet.eval.vcoco import SCENARIOS, VcocoResult
 from ggnet.report.gaze import Looks
+from ggnet.viz.curves import NOT_LOSSES, read_results
 from ggnet.viz.defaults import THRESHOLD
 
 SCORE_UNIT = 1e-8  # below float32's spacing at any score that matters
 CURVE_POINTS = 60  # of a class's precision over recall
 F1_POINTS = 200
-_NOT_LOSSES = {"epoch", "step", "lr", "images_per_second", "data_wait", "seconds"}
 
 
 def of_report(
@@ -53,16 +52,19 @@ def of_report(
     title: str,
     looks: Sequence[Looks | None] | None = None,
     results: Path | None = None,
-    detection: dict[str, Any] | None = None,
+    detection: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """The page of an evaluation.
 
     Args:
         report: with triplets (`report.predictions`).
         looks: for each of `report.records`, where the network looked; None: not known.
-        results: a run's results.csv, if it has one.
-        detection: the object detection's figures in a run's metrics.json: a prediction file does
-            not hold the boxes that they are made of.
+        results: a run's results.csv; None, or no such file: no curves of the training.
+        detection: "AP" and "AP50" of the boxes from a run's metrics.json: a prediction file does
+            not hold what they are made of.
+
+    Raises:
+        UserError: results.csv is broken.
     """
     vocabulary, records = report.vocabulary, report.records
     by_id = {prediction.image_id: prediction for prediction in report.predictions}
@@ -229,7 +231,7 @@ def _add_found(
 
 
 def _headline(
-    report: Report, best: dict[str, float] | None, detection: dict[str, Any] | None
+    report: Report, best: dict[str, float] | None, detection: dict[str, float] | None
 ) -> list[dict[str, Any]]:
     result = report.result
     if isinstance(result, HicoResult):
@@ -246,7 +248,7 @@ def _headline(
         note += f": precision {best['precision']:.2f}, recall {best['recall']:.2f}"
         figures.append(("best F1", 100 * best["f1"], note))
     if detection is None and report.detection is not None:
-        detection = report.detection.to_dict()
+        detection = {"AP": report.detection.ap, "AP50": report.detection.ap50}
     if detection is not None:
         figures.append(("boxes' AP50", detection["AP50"], f"COCO AP {_shown(detection['AP'])}"))
     return [
@@ -342,13 +344,13 @@ def _training_plots(results: Path | None) -> list[dict[str, Any]]:
     """Losses and AP over the epochs of a run."""
     if results is None or not results.is_file():
         return []
-    with results.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = {name: [_number(row.get(name)) for row in rows] for name in (rows[0] if rows else ())}
-    epochs = columns.get("epoch", [])
-    known = {n: y for n, y in columns.items() if n and any(value is not None for value in y)}
-    losses = {n: y for n, y in known.items() if n not in _NOT_LOSSES and not n.startswith("mAP")}
-    means = {n: y for n, y in known.items() if n.startswith("mAP")}
+    columns = {
+        name: [_significant(value) if math.isfinite(value) else None for value in values.tolist()]
+        for name, values in read_results(results).items()
+    }
+    epochs = columns["epoch"]
+    means = {name: y for name, y in columns.items() if name.startswith("mAP")}
+    losses = {n: y for n, y in columns.items() if n not in NOT_LOSSES and n not in means}
     plots = []
     if losses:
         plots.append(_over_epochs("Training losses", "mean of the epoch", epochs, losses, log=True))
@@ -379,7 +381,8 @@ def _f1_plot(report: Report, best: dict[str, float] | None) -> dict[str, Any] | 
     curve = report.f1
     if best is None:
         return None
-    chosen = np.unique(np.linspace(0, len(curve.scores) - 1, F1_POINTS).astype(int))
+    count = len(curve.scores)  # falling; few of them are high
+    chosen = np.unique(np.geomspace(1, count, F1_POINTS).astype(int)) - 1
     x = [_significant(value) for value in curve.scores[chosen].tolist()]
     values = {"F1": curve.f1, "precision": curve.precision, "recall": curve.recall}
     return {
@@ -463,12 +466,3 @@ def _shown(value: float) -> float | None:
 
 def _significant(value: float) -> float:
     return float(f"{value:.4g}")
-
-
-def _number(text: str | None) -> float | None:
-    """A cell of results.csv; nothing where it holds no number."""
-    try:
-        value = float(text or "nan")
-    except (TypeError, ValueError):
-        return None
-    return _significant(value) if math.isfinite(value) else None

@@ -1,6 +1,6 @@
 """The page of a run, of a prediction file or of a dataset."""
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ggnet.data.annotations import Dataset, ImageRecord, load_dataset, read_json
 from ggnet.data.unseen import open_dataset
 from ggnet.engine.checkpoint import BEST, LAST, Checkpoint, check_same_config, open_checkpoint
 from ggnet.engine.evaluation import PREDICTIONS, RESULTS, check_vocabulary, find_root
-from ggnet.errors import UserError
+from ggnet.errors import UserError, reading
 from ggnet.eval.errors import counted
 from ggnet.eval.predictions import read_predictions
 from ggnet.eval.report import METRICS, Report
@@ -24,7 +24,6 @@ from ggnet.report.gaze import Looks, look
 from ggnet.report.write import Page
 
 PAGE = "report.html"
-_NOT_IN_FILE = {"object_detection"}  # what metrics.json holds and predictions.json does not give
 
 
 def report_run(
@@ -59,13 +58,11 @@ def report_run(
     with page or Page(folder / PAGE) as opened:
         dataset = open_dataset(config.data)
         check_vocabulary(dataset, checkpoint.vocabulary, checkpoint.path)
-        report, metrics = _evaluated(folder, dataset, config.eval)
+        report, detection = _evaluated(folder, dataset, config.eval)
         looks = None
         if actpoints and config.model.aggregation in ("gaze", "actpoints"):
             looks = _look(checkpoint, config, dataset, report)
-        values = contents.of_report(
-            report, str(run), looks, folder / RESULTS, metrics.get("object_detection")
-        )
+        values = contents.of_report(report, str(run), looks, folder / RESULTS, detection)
         _write(opened, values, dataset, report.split, report.records, looks)
     return opened.path
 
@@ -121,8 +118,11 @@ def browse(root: str | Path, split: str | None, page: Page) -> Path:
     return page.path
 
 
-def _evaluated(folder: Path, dataset: Dataset, config: EvalConfig) -> tuple[Report, dict[str, Any]]:
-    """The run's predictions, scored anew, and its metrics.json, which must say the same."""
+def _evaluated(
+    folder: Path, dataset: Dataset, config: EvalConfig
+) -> tuple[Report, dict[str, float] | None]:
+    """The run's predictions, scored anew as its metrics.json says, and what only that says: the
+    AP of the boxes, if it does."""
     metrics = read_json(folder / METRICS)
     again = f"evaluate the run again: `ggnet eval {folder}`"
     if not isinstance(metrics, dict) or not isinstance(metrics.get("split"), str):
@@ -134,16 +134,31 @@ def _evaluated(folder: Path, dataset: Dataset, config: EvalConfig) -> tuple[Repo
         records, missing = dataset.load(split, look_for_images=False), 0
     predictions = read_predictions(folder / PREDICTIONS, dataset.vocabulary)
     report = score(predictions, dataset, split, config, records, missing)
-    mine = json.loads(json.dumps(report.to_dict()))
-    for key, value in mine.items():
-        if key not in _NOT_IN_FILE and metrics.get(key) != value:
+    for key, value in report.to_dict().items():
+        if not _same(metrics.get(key), value):
             raise UserError(
                 f"{folder / PREDICTIONS} and the dataset {dataset.root} do not give what "
                 f"{folder / METRICS} says: {key} differs. Was the dataset changed, or the run "
                 "evaluated with other settings? Give the same ones (data.root=..., eval...=...), "
                 f"or {again}"
             )
-    return report, metrics
+    with reading(folder / METRICS, "the metrics that `ggnet eval` writes"):
+        detection = metrics.get("object_detection")
+        if detection is not None:
+            figures = {name: detection[name] for name in ("AP", "AP50")}
+            detection = {n: math.nan if v is None else float(v) for n, v in figures.items()}
+    return report, detection
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two values of JSON are equal; numbers but for another processor's rounding."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-6)
+    return a == b
 
 
 def _look(

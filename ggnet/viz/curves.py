@@ -12,7 +12,7 @@ from ggnet.errors import UserError, reader
 from ggnet.eval.hico import HoiAP
 from ggnet.viz import style
 
-_NOT_LOSSES = {"epoch", "step", "lr", "images_per_second", "data_wait", "seconds"}
+NOT_LOSSES = {"epoch", "step", "lr", "images_per_second", "data_wait", "seconds"}
 _METRIC = "mAP"  # the prefix of a metric's column
 _DPI = 130
 _NAMED = 6  # HOIs named at either end
@@ -27,10 +27,10 @@ def plot_curves(results: str | Path, picture: str | Path) -> None:
     Raises:
         UserError: the file is missing, has no rows, or holds something that is no number.
     """
-    columns = _read(Path(results))
+    columns = read_results(results)
     epochs = columns["epoch"]
     metrics = {name: y for name, y in columns.items() if name.startswith(_METRIC)}
-    losses = {n: y for n, y in columns.items() if n not in _NOT_LOSSES and n not in metrics}
+    losses = {n: y for n, y in columns.items() if n not in NOT_LOSSES and n not in metrics}
 
     figure = Figure(figsize=(11, 6.5 if metrics else 4), dpi=_DPI, layout="constrained")
     grid = figure.add_gridspec(2 if metrics else 1, 4)
@@ -129,8 +129,13 @@ def _running_mean(counts: np.ndarray, ap: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 @reader("a run's results.csv")
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """Columns as float64; empty cells are NaN, wholly empty columns are left out."""
+def read_results(path: str | Path) -> dict[str, np.ndarray]:
+    """The columns of a run's results.csv as float64; empty cells are NaN, wholly empty columns are
+    left out.
+
+    Raises:
+        UserError: the file is missing, has no rows, or holds something that is no number.
+    """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

@@ -44,7 +44,7 @@ from ggnet.eval.hico_mat import read_hico_mat, write_hico_mat
 from ggnet.eval.predictions import ImagePrediction, write_predictions
 from ggnet.eval.score import score_file
 from ggnet.models import build_model
-from ggnet.viz.curves import _read as read_curves
+from ggnet.viz.curves import read_results as read_curves
 
 SETTINGS = ["model.width=16", "model.points_per_step=9", "data.input_size=[32,32]"]
 SETTINGS += ["data.workers=0", "train.device=cpu"]

@@ -236,6 +236,19 @@ def test_a_run_can_be_shown_without_its_network_running(evaluated, tmp_path, ggn
     assert figures["boxes' AP50"] == pytest.approx(metrics["object_detection"]["AP50"], abs=0.005)
 
 
+def test_curves_of_the_training(copy, ggnet):
+    results = copy / "results.csv"
+    results.write_text("epoch,lr,total,mAP,seconds\n1,0.1,9.5,,3\n2,0.1,4.25,30.5,3\n")
+    assert ggnet("report", copy, "--no-actpoints")[0] == 0
+    plots = {plot["title"]: plot for plot in Read(copy / "report.html").values["plots"]}
+    [losses] = plots["Training losses"]["lines"]
+    assert (losses["name"], losses["x"], losses["y"]) == ("total", [1, 2], [9.5, 4.25])
+    [means] = plots["Average precision"]["lines"]
+    assert (means["name"], means["y"]) == ("mAP", [None, 30.5])
+    results.write_text("epoch,lr\n1,fast\n")
+    assert "not a table of numbers" in refused(ggnet, copy, "report", copy)
+
+
 def test_browsing_a_dataset(scenes, tmp_path, ggnet):
     status, output, _ = ggnet("data", "browse", scenes, "--out", tmp_path / "b.html")
     assert status == 0
@@ -299,6 +312,10 @@ def test_files_that_do_not_belong_together(copy, awkward, ggnet, tmp_path):
     metrics["errors"]["background"] += 1
     (copy / METRICS).write_text(json.dumps(metrics))
     assert "errors differs" in refused(ggnet, copy, "report", copy)
+    metrics["errors"]["background"] -= 1
+    metrics["object_detection"] = {"AP": "high"}
+    (copy / METRICS).write_text(json.dumps(metrics))
+    assert "metrics.json cannot be read" in refused(ggnet, copy, "report", copy)
     (copy / METRICS).write_text("[]")
     assert "does not say which split" in refused(ggnet, copy, "report", copy)
     arguments = ("--predictions", copy / "predictions.json", f"data.root={awkward.root}")

@@ -22,8 +22,16 @@ function detail(closed) {
     const missed = new Set(image.truth.filter((p) => p.isHoi && !entry.matched.has(p.row)));
     scene = { ...entry, missed: [...missed] };
     const list = element("div", { class: "list" });
-    section(list, "Found", entry.found.map((t) => [t, kindOf(t)]));
-    section(list, entry.found.length ? "Other triplets" : "Triplets", others.map((t) => [t, kindOf(t)]));
+    section(
+      list,
+      "Found",
+      entry.found.map((t) => [t, kindOf(t)]),
+    );
+    section(
+      list,
+      entry.found.length ? "Other triplets" : "Triplets",
+      others.map((t) => [t, kindOf(t)]),
+    );
     section(
       list,
       "Annotated",
@@ -42,7 +50,11 @@ function detail(closed) {
         element("span", { role: "status" }, position),
         step(1, "›", "Next image"),
         element("strong", {}, image.name),
-        element("button", { type: "button", class: "close", "aria-label": "Close", click: close }, "×"),
+        element(
+          "button",
+          { type: "button", class: "close", "aria-label": "Close", click: close },
+          "×",
+        ),
       ),
       element(
         "div",
@@ -70,7 +82,11 @@ function detail(closed) {
         if (document.activeElement !== button) active = null;
         redraw();
       };
-      const button = element("button", { type: "button", mouseenter: point, focus: point, mouseleave: leave }, line);
+      const button = element(
+        "button",
+        { type: "button", mouseenter: point, focus: point, mouseleave: leave },
+        line,
+      );
       list.append(button);
     }
   }

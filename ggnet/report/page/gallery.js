@@ -36,7 +36,10 @@ function gallery(open) {
     const { frame, draw } = picture(entry.image, true, 9);
     const redraw = () => draw(together(entry, view));
     const named = hasTriplets
-      ? [...entry.found.map((pair) => [pair, kindOf(pair)]), ...entry.missed.map((pair) => [pair, "missed"])]
+      ? [
+          ...entry.found.map((pair) => [pair, kindOf(pair)]),
+          ...entry.missed.map((pair) => [pair, "missed"]),
+        ]
       : entry.truth.map((pair) => [pair, "plain"]);
     const lines = named.slice(0, LINES).map(([pair, kind]) => {
       const line = pairLine(pair, kind);

@@ -64,7 +64,9 @@ function addFilters() {
   const highest = Math.max(1, ...pairs.map((pair) => pair.score ?? 0));
   const slider = element("input", { type: "range", id: "filter-min", min: 0, max: 1000 });
   const text = element("output", { for: "filter-min" });
-  slider.addEventListener("input", () => update({ min: Math.round(highest * (slider.value / 1000) ** 3) }));
+  slider.addEventListener("input", () =>
+    update({ min: Math.round(highest * (slider.value / 1000) ** 3) }),
+  );
   controls.min = {
     show: (min) => {
       text.textContent = scoreText(min);
@@ -89,16 +91,39 @@ function addFilters() {
 function addSummary() {
   byId("facts").textContent = page.facts.join(" · ");
   for (const { name, value, note } of page.headline) {
-    const figure = value === null ? "–" : Number.isInteger(value) && !hasTriplets ? grouped(value) : value.toFixed(1);
+    const figure =
+      value === null
+        ? "–"
+        : Number.isInteger(value) && !hasTriplets
+          ? grouped(value)
+          : value.toFixed(1);
     byId("headline").append(
-      element("div", {}, element("strong", {}, figure), element("span", {}, name), element("small", {}, note)),
+      element(
+        "div",
+        {},
+        element("strong", {}, figure),
+        element("span", {}, name),
+        element("small", {}, note),
+      ),
     );
   }
   if (page.means) {
-    const cells = (tag, row) => row.map((value, i) => element(i ? tag : "th", { class: i ? "number" : null }, typeof value === "number" ? value.toFixed(2) : (value ?? "–")));
+    const cells = (tag, row) =>
+      row.map((value, i) =>
+        element(
+          i ? tag : "th",
+          { class: i ? "number" : null },
+          typeof value === "number" ? value.toFixed(2) : (value ?? "–"),
+        ),
+      );
     const rows = page.means.rows.map((row) => element("tr", {}, ...cells("td", row)));
     byId("means").append(
-      element("table", {}, element("thead", {}, element("tr", {}, ...cells("th", page.means.columns))), element("tbody", {}, ...rows)),
+      element(
+        "table",
+        {},
+        element("thead", {}, element("tr", {}, ...cells("th", page.means.columns))),
+        element("tbody", {}, ...rows),
+      ),
     );
   }
   if (hasTriplets) addCauses();
@@ -108,20 +133,34 @@ function addSummary() {
 function addCauses() {
   const total = page.kinds.reduce((sum, kind) => sum + kind.count, 0);
   const most = Math.max(1, page.missed, ...page.kinds.map((kind) => kind.count));
-  const rows = page.kinds.map((kind, index) => ({ ...kind, changes: { kind: String(index), counted: true } }));
+  const rows = page.kinds.map((kind, index) => ({
+    ...kind,
+    changes: { kind: String(index), counted: true },
+  }));
   const meaning = "annotated pairs that no triplet matches, whatever its score";
   rows.push({ name: "missed pairs", meaning, count: page.missed, changes: { kind: "missed" } });
   const list = element("ul", { class: "causes" });
   for (const { name, meaning, count, changes } of rows) {
-    const bar = svg("svg", { viewBox: "0 0 100 8", preserveAspectRatio: "none", "aria-hidden": "true" });
+    const bar = svg("svg", {
+      viewBox: "0 0 100 8",
+      preserveAspectRatio: "none",
+      "aria-hidden": "true",
+    });
     bar.append(svg("rect", { width: (100 * count) / most, height: 8 }));
     const show = () => update({ ...everything, ...changes }, true);
-    const parts = [element("span", {}, name), bar, element("span", { class: "number" }, grouped(count))];
+    const parts = [
+      element("span", {}, name),
+      bar,
+      element("span", { class: "number" }, grouped(count)),
+    ];
     const button = element("button", { type: "button", title: meaning, click: show }, ...parts);
     button.dataset.kind = name;
     list.append(element("li", { class: name === "correct" ? "right" : "" }, button));
   }
-  byId("causes").append(element("h2", {}, `The ${grouped(total)} best-scored triplets by cause`), list);
+  byId("causes").append(
+    element("h2", {}, `The ${grouped(total)} best-scored triplets by cause`),
+    list,
+  );
 }
 
 function addHelp() {
@@ -136,7 +175,9 @@ function addHelp() {
     ["1 2 3", "ActPoints of a gaze step on, off"],
     ["Esc", "close"],
   ];
-  const rows = keys.map(([key, text]) => element("tr", {}, element("td", {}, element("kbd", {}, key)), element("td", {}, text)));
+  const rows = keys.map(([key, text]) =>
+    element("tr", {}, element("td", {}, element("kbd", {}, key)), element("td", {}, text)),
+  );
   const close = element("button", { type: "button", click: () => byId("help").close() }, "Close");
   byId("help").append(element("h2", {}, "Keys"), element("table", {}, ...rows), close);
   byId("help-button").addEventListener("click", () => byId("help").showModal());

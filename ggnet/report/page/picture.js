@@ -43,7 +43,8 @@ function shapes({ pairs, steps = [] }, size) {
   }
   for (const [box, kind] of boxes) {
     const [x, y, right, bottom] = box.edges;
-    drawn.push(svg("rect", { class: kind, x, y, width: right - x, height: bottom - y }));
+    const [width, height] = [Math.max(right - x, 0), Math.max(bottom - y, 0)];
+    drawn.push(svg("rect", { class: kind, x, y, width, height }));
   }
   for (const { pair, kind } of pairs) {
     const [from, at, to] = [center(pair.human), pointOf(pair), center(pair.object)];

@@ -5,8 +5,18 @@ const PALETTE = 9; // colors in style.css; another one is for the line that matt
 
 function plot(description) {
   const lines = description.lines;
-  const x = axis(description.x, lines.flatMap((line) => line.x), PLOT.left, PLOT.width - PLOT.right);
-  const y = axis(description.y, lines.flatMap((line) => line.y), PLOT.height - PLOT.bottom, PLOT.top);
+  const x = axis(
+    description.x,
+    lines.flatMap((line) => line.x),
+    PLOT.left,
+    PLOT.width - PLOT.right,
+  );
+  const y = axis(
+    description.y,
+    lines.flatMap((line) => line.y),
+    PLOT.height - PLOT.bottom,
+    PLOT.top,
+  );
   const drawing = svg("svg", {
     viewBox: `0 0 ${PLOT.width} ${PLOT.height}`,
     role: "img",
@@ -21,7 +31,9 @@ function plot(description) {
   }
   for (const tick of x.ticks) {
     const at = PLOT.height - PLOT.bottom + 14;
-    drawing.append(svg("text", { x: x.place(tick), y: at, "text-anchor": "middle" }, tickText(tick)));
+    drawing.append(
+      svg("text", { x: x.place(tick), y: at, "text-anchor": "middle" }, tickText(tick)),
+    );
   }
   const middle = (PLOT.left + PLOT.width - PLOT.right) / 2;
   drawing.append(
@@ -83,7 +95,9 @@ function axis({ log = false, from, to }, values, start, end) {
     start + ((scale(value) - scale(low)) / (scale(high) - scale(low))) * (end - start);
   const slack = log ? 1.0001 : (high - low) * 1e-9;
   const has = (value) =>
-    log ? value > low / slack && value < high * slack : value >= low - slack && value <= high + slack;
+    log
+      ? value > low / slack && value < high * slack
+      : value >= low - slack && value <= high + slack;
   return { place, has, ticks: log ? logTicks(low, high) : linearTicks(low, high) };
 }
 

@@ -11,7 +11,12 @@ function classTable({ columns, rows, curves }, choosePair) {
   );
   const items = rows.map((row, number) => {
     const cells = row.map((value, index) => {
-      const text = value === null ? "–" : columns[index].number ? formatted(value, columns[index].digits) : value;
+      const text =
+        value === null
+          ? "–"
+          : columns[index].number
+            ? formatted(value, columns[index].digits)
+            : value;
       if (index > 0) return element("td", { class: columns[index].number ? "number" : null }, text);
       const button = element("button", { type: "button", click: () => choosePair(number) }, text);
       return element("th", { scope: "row" }, button);
@@ -57,7 +62,10 @@ function classTable({ columns, rows, curves }, choosePair) {
     const words = byId("class-search").value.toLowerCase().split(/\s+/);
     let shown = 0;
     for (const { row, line } of items) {
-      const text = row.filter((value) => typeof value === "string").join(" ").toLowerCase();
+      const text = row
+        .filter((value) => typeof value === "string")
+        .join(" ")
+        .toLowerCase();
       line.hidden = !words.every((word) => text.includes(word));
       shown += !line.hidden;
     }

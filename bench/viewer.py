@@ -1,0 +1,152 @@
+"""Size of the HTML report, and how long a browser needs for it.
+
+    python -m bench.viewer [--images 300 2000]
+
+Photos of 640 x 640 pixels, 3.5 annotated pairs, 100 triplets and ten ActPoint sets each, with
+HICO-DET's 600 HOIs; pictures beside the page and in it. Needs playwright and a Chromium. The first
+picture is that of the gallery's first card, drawn with its triplets, counted from opening the file;
+a filter is one verb chosen among all; frames are those of a scroll through 60 windows of cards.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+from rich.console import Console
+from rich.table import Table
+
+from bench.eval import generate
+from ggnet.data.annotations import ImageRecord
+from ggnet.data.tables import hico_rare, hico_vocabulary
+from ggnet.eval import hico
+from ggnet.eval.predictions import ImagePrediction
+from ggnet.eval.report import Report
+from ggnet.report import contents
+from ggnet.report.gaze import Looks
+from ggnet.report.write import Page
+
+SIDE, STEPS, POINTS, GAZED = 640, 2, 25, 10
+FIRST = """document.addEventListener("load", ({ target }) => {
+  if (target.matches?.(".card img")) window.first ??= performance.now();
+}, true);"""
+WAIT = """async () => {
+  while (!window.first) await new Promise(requestAnimationFrame);
+  return window.first;
+}"""
+FILTER = """async () => {
+  const select = document.getElementById("filter-verb");
+  select.value = select.options[5].value;
+  const start = performance.now();
+  select.dispatchEvent(new Event("change"));
+  await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  const took = performance.now() - start;
+  document.getElementById("reset").click();
+  return took;
+}"""
+SCROLL = """async () => {
+  document.getElementById("images").scrollIntoView();
+  const gaps = [];
+  let last = await new Promise(requestAnimationFrame);
+  for (let frame = 0; frame < 180; frame++) {
+    scrollBy(0, innerHeight / 3);
+    const now = await new Promise(requestAnimationFrame);
+    gaps.push(now - last);
+    last = now;
+  }
+  return gaps;
+}"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", type=int, nargs="+", default=[300, 2000])
+    counts = parser.parse_args().images
+    program = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+    if program is None:
+        print("no Chromium found; on Debian: apt install chromium-headless-shell", file=sys.stderr)
+        return 2
+    table = Table(title="The HTML report")
+    for name in ("images", "pictures", "page, MB", "files, MB", "made in, s", "first picture, ms"):
+        table.add_column(name, justify="right")
+    for name in ("filter, ms", "frame, ms: median", "95 %"):
+        table.add_column(name, justify="right")
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program)
+        for count in counts:
+            report, paths = make_report(count, Path(folder))
+            for embed in (False, True):
+                table.add_row(f"{count:,}", *measure(report, paths, embed, Path(folder), browser))
+        browser.close()
+    Console().print(table)
+    return 0
+
+
+def measure(
+    report: Report, paths: list[Path], embed: bool, folder: Path, browser: Browser
+) -> list[str]:
+    """One row of the table."""
+    start = time.perf_counter()
+    rng = np.random.default_rng(0)
+    looks = [look(prediction, rng) for prediction in report.predictions]
+    values = contents.of_report(report, "bench", looks)
+    with Page(folder / f"{len(paths)}-{embed}.html", embed=embed) as page:
+        page.write(values, paths, looks, lambda done, total: None)
+    made = time.perf_counter() - start
+    files = sum(path.stat().st_size for path in page.folder.glob("*.jpg"))
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    tab.on("pageerror", lambda error: sys.exit(f"the page says: {error}"))
+    tab.add_init_script(FIRST)
+    firsts = []
+    for _ in range(3):
+        tab.goto(page.path.as_uri())
+        firsts.append(tab.evaluate(WAIT))
+    took, gaps = tab.evaluate(FILTER), tab.evaluate(SCROLL)
+    tab.close()
+    return [
+        "embedded" if embed else "beside",
+        f"{page.path.stat().st_size / 1e6:.1f}",
+        f"{files / 1e6:.0f}" if files else "",
+        f"{made:.0f}",
+        f"{np.median(firsts):.0f}",
+        f"{took:.0f}",
+        f"{np.median(gaps):.0f}",
+        f"{np.percentile(gaps, 95):.0f}",
+    ]
+
+
+def make_report(count: int, folder: Path) -> tuple[Report, list[Path]]:
+    """Metrics of `count` images, and their photos: one picture under many names."""
+    vocabulary, rng = hico_vocabulary(), np.random.default_rng(0)
+    records, predictions = generate(count, vocabulary, rng)
+    coarse = Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8))
+    pixels = np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.int16)
+    pixels = (pixels + rng.normal(0, 6, pixels.shape)).clip(0, 255).astype(np.uint8)
+    photo = folder / "photo.jpg"
+    Image.fromarray(pixels).save(photo, quality=92)
+    result = hico.evaluate(predictions, records, vocabulary, rare=hico_rare())
+    return Report(result, vocabulary, inside(records), predictions, "test"), [photo] * count
+
+
+def inside(records: list[ImageRecord]) -> list[ImageRecord]:
+    return [replace(record, boxes=record.boxes.clip(0, SIDE)) for record in records]
+
+
+def look(prediction: ImagePrediction, rng: np.random.Generator) -> Looks:
+    """ActPoints of ten interaction points, for the ten best triplets."""
+    of_triplet = np.full(len(prediction), -1)
+    of_triplet[np.argsort(-prediction.scores)[:GAZED]] = np.arange(GAZED)
+    total = GAZED * STEPS * POINTS
+    units = rng.integers(0, 8192, 2 * total).astype("<i2").tobytes()
+    steps = units + rng.integers(0, 255, total).astype(np.uint8).tobytes()
+    return Looks(rng.random((GAZED, 2)) * SIDE, of_triplet, steps, (STEPS, POINTS))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
