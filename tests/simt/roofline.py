@@ -1,11 +1,11 @@
 """What the aggregation's forward kernel moves and multiplies, counted by the emulator, and the
 times that this allows on GPUs that nobody asked.
 
-    python tests/simt/roofline.py
+    PYTHONPATH=tests python tests/simt/roofline.py
 
-rewrites the tables of docs/roofline.md, which test_roofline.py compares with. One block of 64
-pixels is executed in the traced variant; a map of 128 x 128 has 256 of them, all alike but at the
-borders.
+rewrites the tables of docs/roofline.md, which test_roofline.py compares with. One block is executed
+in the traced variant; a map of 128 x 128 has 256 of 64 pixels, or 128 of Hopper's 128 pixels, all
+alike but at the borders.
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,11 @@ from ggnet._build import ROOT
 DOCUMENT = ROOT / "docs/roofline.md"
 START, END = "<!-- tests/simt/roofline.py -->\n", "<!-- end -->\n"
 CHANNELS = OUTPUTS = 256
-POINTS, BLOCK, SIZE = 25, 64, 128
+POINTS, SIZE = 25, 128
 PIXELS = SIZE * SIZE
-BLOCKS = PIXELS // BLOCK
+PASS = 128  # bytes that shared memory passes a clock
+HOPPER = "bfloat16, Hopper's kernel"
+KINDS = {"bfloat16": "bfloat16", HOPPER: "bfloat16", "float32 in TF32": "tf32"}  # -> arithmetic
 
 
 @dataclass(frozen=True)
@@ -59,39 +61,46 @@ class Count:
     loaded: int  # bytes that multiprocessors ask L1 for
     one_gather: int  # the same if samples, points and weights were each read once a block
     sectors: int  # of 32 bytes
-    wavefronts: int  # of shared memory, at most 128 bytes each
+    wavefronts: int  # of shared memory, at most PASS bytes each
     ideal_wavefronts: int  # without a bank conflict
 
 
-def count(simt, math: str) -> Count:
-    size = 2 if math in ("float16", "bfloat16") else 4
-    # No padding: every point of the 8 x 8 outputs lies inside, as nearly all of a large map do.
-    kernels.CASES["roofline"] = (1, CHANNELS, 12, 12, OUTPUTS, 5, (1, 0, 1), 0.1)
+def count(simt, kind: str) -> Count:
+    math, hopper = KINDS[kind], kind == HOPPER
+    size = 2 if math == "bfloat16" else 4
+    rows, columns = 8, 16 if hopper else 8  # of a block's pixels
+    # No padding: every point of the outputs lies inside, as nearly all of a large map do.
+    shape = (1, CHANNELS, rows + 4, columns + 4, OUTPUTS, 5, (1, 0, 1), 0.1)
+    kernels.CASES["roofline"] = shape
     problem = kernels.Problem("roofline", math, seed=0, base=False)
     del kernels.CASES["roofline"]
     dtype = kernels.dtype_of(math)
     exact, _ = problem.exact()
     simt.configure()
     simt.actpoint_forward(
-        **problem.inputs(), weight=to_array(problem.weight, dtype),
-        bias=to_array(problem.bias, dtype), out=problem.empty(exact.permute(0, 2, 3, 1)), relu=True,
+        **problem.inputs(), weight=to_array(problem.weight, dtype), relu=True, hopper=hopper,
+        bias=to_array(problem.bias, dtype), out=problem.empty(exact.permute(0, 2, 3, 1)),
     )  # fmt: skip
     c = simt.counters()
+    block = rows * columns
+    blocks = PIXELS // block
     weights = OUTPUTS * CHANNELS * POINTS * size
-    corners, points = BLOCK * POINTS * 4 * CHANNELS * size, BLOCK * POINTS * 3 * size
+    corners, points = block * POINTS * 4 * CHANNELS * size, block * POINTS * 3 * size
+    # What wgmma reads and bulk copies write is no access of a thread, and has no conflicts.
+    engines = (c["shared_async_bytes"] + c["async_bytes"]) // PASS if hopper else 0
     return Count(
-        flops=2 * c["mma_macs"] * BLOCKS,
+        flops=2 * c["mma_macs"] * blocks,
         compulsory=PIXELS * (CHANNELS + OUTPUTS + 3 * POINTS) * size + weights,
-        loaded=c["load_bytes"] * BLOCKS,
-        one_gather=(corners + points + weights) * BLOCKS,
-        sectors=c["load_sectors"] * BLOCKS,
-        wavefronts=c["shared_wavefronts"] * BLOCKS,
-        ideal_wavefronts=c["shared_phases"] * BLOCKS,
+        loaded=c["load_bytes"] * blocks,
+        one_gather=(corners + points + weights) * blocks,
+        sectors=c["load_sectors"] * blocks,
+        wavefronts=(c["shared_wavefronts"] + engines) * blocks,
+        ideal_wavefronts=(c["shared_phases"] + engines) * blocks,
     )
 
 
 def tables(simt) -> str:
-    counts = {"bfloat16": count(simt, "bfloat16"), "float32 in TF32": count(simt, "tf32")}
+    counts = {kind: count(simt, kind) for kind in KINDS}
     lines = ["|  | " + " | ".join(counts) + " |", "|---|" + "--:|" * len(counts)]
     rows = {
         "operations": lambda c: f"{c.flops / 1e9:.1f} G",
@@ -112,6 +121,8 @@ def tables(simt) -> str:
     lines += ["|---|" + "--:|" * len(resources)]
     for device in (A100, H100):
         for kind, counted in counts.items():
+            if kind == HOPPER and device is not H100:
+                continue
             times = device.times(counted, tf32="TF32" in kind)
             cells = " | ".join(f"{time:.0f}" for time in times.values())
             lines.append(f"| {device.name}, {kind} | {cells} |")
