@@ -21,7 +21,7 @@ TRITON_SITE := build/triton/$(TRITON)
 WITH_TRITON := PYTHONPATH=$(CURDIR)/$(TRITON_SITE) TRITON_CACHE_DIR=$(CURDIR)/build/triton/cache
 BUILD_INPUTS := pyproject.toml setup.py build_backend.py ggnet/_build.py $(shell find csrc kernels -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow test-simt test-asan fuzz test-triton triton-budget test-cuda-build mutants gpu-check bench bench-eval lint format clean
+.PHONY: help setup demo test test-slow test-simt test-asan fuzz test-triton triton-budget simt-budget test-cuda-build mutants gpu-check bench bench-eval lint format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -72,6 +72,11 @@ test-triton: setup $(TRITON_SITE)/.ready  ## the Triton kernels: interpreted, co
 
 triton-budget: setup $(TRITON_SITE)/.ready  ## after a deliberate change: tests/budget/triton.json and the table
 	$(WITH_TRITON) $(BIN)/python tests/triton_kernels/budget.py
+	$(BIN)/python tests/budget/table.py
+
+simt-budget: setup  ## after a deliberate change: tests/budget/emulated.json, docs/roofline.md, the table
+	PYTHONPATH=tests $(BIN)/python tests/simt/footprint.py
+	PYTHONPATH=tests $(BIN)/python tests/simt/roofline.py
 	$(BIN)/python tests/budget/table.py
 
 test-cuda-build:  ## compile everything with nvcc, check the kernels' registers, memory, instructions

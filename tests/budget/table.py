@@ -2,7 +2,7 @@
 
     python tests/budget/table.py
 
-rewrites it. The budgets come from `tests/cuda/build.sh budget`, `PYTHONPATH=tests python tests/simt/footprint.py`
+rewrites it. The budgets come from `tests/cuda/build.sh budget`, `make simt-budget`
 and `make triton-budget`.
 """
 

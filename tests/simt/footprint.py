@@ -1,6 +1,6 @@
 """Shared memory of the deformable CUDA kernels and how often they gather a sample, executed.
 
-    PYTHONPATH=tests python tests/simt/footprint.py
+    make simt-budget
 
 rewrites tests/budget/emulated.json, which test_footprint.py compares with; then
 tests/budget/table.py rewrites the table of docs/kernels.md. Outputs and points are

@@ -1,7 +1,7 @@
 """What the aggregation's forward kernel moves and multiplies, counted by the emulator, and the
 times that this allows on GPUs that nobody asked.
 
-    PYTHONPATH=tests python tests/simt/roofline.py
+    make simt-budget
 
 rewrites the tables of docs/roofline.md, which test_roofline.py compares with. One block is executed
 in the traced variant; a map of 128 x 128 has 256 of 64 pixels, or 128 of Hopper's 128 pixels, all

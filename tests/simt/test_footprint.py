@@ -10,7 +10,7 @@ BUDGET = json.loads(footprint.BUDGET.read_text())
 
 @pytest.mark.parametrize("size", footprint.SIZES)
 def test_shared_memory_is_that_of_the_budget(simt, size):
-    """After a deliberate change: PYTHONPATH=tests python tests/simt/footprint.py, and commit what it wrote."""
+    """After a deliberate change: make simt-budget, and commit what it wrote."""
     known = {name: entry["shared"] for name, entry in BUDGET[size].items()}
     assert footprint.shared(simt, size) == known
 

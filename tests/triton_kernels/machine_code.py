@@ -37,14 +37,17 @@ POINTERS = {
 @dataclass(frozen=True)
 class Code:
     """registers: of a thread; spills: instructions that touch local memory, for AMD registers;
-    shared: bytes; load128: 128-bit loads from global memory, asynchronous copies included; atomics:
-    instructions; float_atomics: those whose order changes the result.
+    shared: bytes; warpgroup: of the tensor cores' instructions those of a warpgroup at once, which
+    read shared memory themselves (from Hopper on); load128: 128-bit loads from global memory,
+    asynchronous copies included; atomics: instructions; float_atomics: those whose order changes
+    the result.
     """
 
     registers: int
     spills: int
     shared: int
     tensor_core: int
+    warpgroup: int
     load128: int
     atomics: int
     float_atomics: int
@@ -95,6 +98,7 @@ def _of_nvidia(kernel: CompiledKernel) -> Code:
         spills=count(r"\b(?:LDL|STL)\b"),
         shared=kernel.metadata.shared,
         tensor_core=count(r"\b(?:HMMA|HGMMA|UTC[A-Z]*MMA)\b"),
+        warpgroup=count(r"\b(?:HGMMA|UTC[A-Z]*MMA)\b"),
         load128=count(r"\b(?:LDG|LDGSTS)\.E[.A-Z]*\.128\b"),
         atomics=count(atomic),
         float_atomics=count(atomic + r"\S*\.(?:B?F16|F32|F64)"),
@@ -115,6 +119,7 @@ def _of_amd(kernel: CompiledKernel) -> Code:
         spills=value("vgpr_spill_count") + value("sgpr_spill_count"),
         shared=kernel.metadata.shared,
         tensor_core=count(r"\bv_mfma_"),
+        warpgroup=0,
         load128=count(r"\b(?:global|buffer)_load_dwordx4\b"),
         atomics=count(r"\b(?:global|buffer)_atomic_"),
         float_atomics=count(r"\b(?:global|buffer)_atomic_\w*_b?f(?:16|32|64)\b"),

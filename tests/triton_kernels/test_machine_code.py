@@ -50,6 +50,16 @@ def test_matrix_products_run_on_tensor_cores(compiled):
         assert (code.tensor_core > 0) == (name in MATRIX), label
 
 
+def test_hoppers_own_products_are_among_the_configurations(compiled):
+    """In each kernel and arithmetic; which configuration is fastest, a device says."""
+    _, target, kernels = compiled
+    by_warpgroups = {name for name, _, code in parts(kernels) if code.warpgroup}
+    if target == "sm_90":
+        assert by_warpgroups == {name for name, *_ in parts(kernels) if name in MATRIX}
+    elif target == "sm_80":
+        assert not by_warpgroups
+
+
 def test_features_are_read_in_128_bits(compiled):
     """On NVIDIA's devices; AMD's compiler takes 64 bits for some slices."""
     _, target, kernels = compiled
