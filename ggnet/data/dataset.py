@@ -4,13 +4,15 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from multiprocessing import active_children
 from multiprocessing.queues import Queue
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import ClassVar
 
 import cv2
@@ -22,8 +24,8 @@ from torch.utils.data import Dataset as TorchDataset
 from ggnet.config import Config, DataConfig
 from ggnet.data.annotations import ImageRecord
 from ggnet.data.batch import Batch, ImageBatch
-from ggnet.data.images import read_image
-from ggnet.data.preprocess import ImageMeta, preprocess, stack_pixels
+from ggnet.data.images import open_image
+from ggnet.data.preprocess import ImageMeta, preprocess, stack_bytes, stack_inputs
 from ggnet.data.problems import Problems
 from ggnet.data.targets import build_targets
 from ggnet.data.transforms import transform_boxes
@@ -33,6 +35,7 @@ from ggnet.errors import UserError
 
 WAIT_SECONDS = 60.0  # without a batch, then it is said what is waited for
 LOOK_SECONDS = 5.0  # between looks at whether the workers are alive
+STOPPED = "loader process {} was stopped; it goes on now"
 logger = logging.getLogger("ggnet")
 
 
@@ -66,22 +69,23 @@ class HOIDataset(TorchDataset):
         return len(self.records)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
-        """`pixels` and `meta` (`preprocess`) and, for training, the fields of `build_targets`.
+        """`input` (an `InputImage`) and, for training, the fields of `build_targets`.
 
         Raises:
             UserError: the image cannot be read.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         record = self.records[index]
-        pixels, meta = preprocess(
-            read_image(record.path),
-            self.config,
-            file_name=record.file_name,
-            image_id=record.image_id,
-            rng=np.random.default_rng((self.seed, epoch, index)) if self.train else None,
-        )
-        sample = {"pixels": pixels, "meta": meta}
-        return sample | self._targets(record, meta) if self.train else sample
+        with open_image(record.path) as image:
+            found = preprocess(
+                image,
+                self.config,
+                file_name=record.file_name,
+                image_id=record.image_id,
+                rng=np.random.default_rng((self.seed, epoch, index)) if self.train else None,
+            )
+        sample = {"input": found}
+        return sample | self._targets(record, found.meta) if self.train else sample
 
     def _targets(self, record: ImageRecord, meta: ImageMeta) -> dict[str, np.ndarray]:
         height, width = self.config.input_size
@@ -117,22 +121,24 @@ def _capped(record: ImageRecord, config: DataConfig, problems: Problems) -> Imag
     return replace(record, boxes=boxes, labels=record.labels[: len(boxes)], pairs=pairs)
 
 
-def collate(samples: list[dict] | UserError) -> ImageBatch | UserError:
+def collate(samples: list[dict] | UserError, as_bytes: bool = False) -> ImageBatch | UserError:
     """Stack samples, to a `Batch` where they have targets; these get their image's number as first
-    column."""
+    column. Images are the network's input, or `as_bytes` what `Batch.to` makes it of."""
     if isinstance(samples, UserError):
         return samples
-    images = stack_pixels([sample["pixels"] for sample in samples])
-    meta = [sample["meta"] for sample in samples]
+    inputs = [sample["input"] for sample in samples]
+    images, colors = stack_bytes(inputs) if as_bytes else (stack_inputs(inputs), None)
+    meta = [image.meta for image in inputs]
     targets = {}
     for name in samples[0]:
-        if name in ("pixels", "meta"):
+        if name == "input":
             continue
         parts = [sample[name] for sample in samples]
         if name in ("objects", "interactions", "hard_negatives"):
             parts = [np.insert(part, 0, number, axis=1) for number, part in enumerate(parts)]
         targets[name] = torch.from_numpy(np.concatenate(parts))
-    return Batch(images, meta, **targets) if targets else ImageBatch(images, meta)
+    kind = Batch if targets else ImageBatch
+    return kind(images, meta, colors=colors, **targets)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -189,6 +195,7 @@ class HOILoader(DataLoader):
     """
 
     batch_sampler: EpochBatches
+    _asked: float | None = None  # when torch was asked for the batch that it has not given yet
     _told: ClassVar[set[str]] = set()  # said once, not once a loader
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
@@ -205,13 +212,14 @@ class HOILoader(DataLoader):
             with worker_errors():
                 with _signals_held():  # until a worker ignores them
                     batches = super().__iter__()
-                while (batch := self._next(batches)) is not None:
-                    if isinstance(batch, UserError):
-                        raise batch
-                    if isinstance(batch, Piped):
-                        self._tell(batch.reason)
-                        batch = batch.unpack()
-                    yield batch
+                with self._watched():
+                    while (batch := self._next(batches)) is not None:
+                        if isinstance(batch, UserError):
+                            raise batch
+                        if isinstance(batch, Piped):
+                            self._tell(batch.reason)
+                            batch = batch.unpack()
+                        yield batch
         except OSError as error:
             raise UserError(
                 f"the processes that load images cannot be used: {error.strerror or error}. Set "
@@ -222,20 +230,43 @@ class HOILoader(DataLoader):
         """The next item, None at the end."""
         waited, told = 0.0, 0.0
         while True:
+            self._asked = time.monotonic()
             try:
                 return next(batches, None)
             except RuntimeError as error:
                 if "timed out" not in str(error):
                     raise
+            finally:
+                self._asked = None
             waited += self.timeout
             if waited < told + WAIT_SECONDS:
                 continue
             told = waited
             reason = "the loader processes are still reading. Is the disk or the network slow?"
             if stopped := _continue_stopped():
-                reason = f"loader process {stopped} was stopped; it goes on now"
+                reason = STOPPED.format(stopped)
             # An error by its level: whichever process is waiting must be heard.
             logger.error("no images for %.0f s: %s", waited, reason)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """While entered, a worker that was stopped in the midst of handing over a batch goes on:
+        torch waits for its file descriptor without looking at the time."""
+        done, interval = Event(), min(WAIT_SECONDS, LOOK_SECONDS)
+
+        def look() -> None:
+            while not done.wait(interval):
+                asked = self._asked
+                waited = 0 if asked is None else time.monotonic() - asked
+                if waited > WAIT_SECONDS + interval and (stopped := _continue_stopped()):
+                    logger.error("no images for %.0f s: %s", waited, STOPPED.format(stopped))
+
+        if self.num_workers:
+            Thread(target=look, daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
 
     def _tell(self, reason: str) -> None:
         if reason not in self._told:
@@ -299,8 +330,12 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
     problems: Problems | None = None,
+    device: torch.device | str = "cpu",
 ) -> HOILoader:
     """The loader of one split for process `rank` of `world_size`.
+
+    For a `device` other than a CPU, images travel as bytes, a quarter of what the network takes,
+    and `Batch.to` computes their colors there; for a CPU the loader's processes do.
 
     Batches depend on config.train.seed and the epoch, not on the number of workers. A training
     loader resumes in the middle of an epoch with `set_epoch(epoch, start)`, which loads none of the
@@ -320,7 +355,10 @@ def make_loader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=Sender(collate, tensors_in_flight(workers)),
+        collate_fn=Sender(
+            partial(collate, as_bytes=torch.device(device).type != "cpu"),
+            tensors_in_flight(workers),
+        ),
         timeout=min(WAIT_SECONDS, LOOK_SECONDS) if workers else 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,

@@ -8,6 +8,8 @@ with pixel indices and skips the half-pixel shift; `half_pixel=False` reproduces
 import cv2
 import numpy as np
 
+from ggnet.data.images import REDUCTIONS
+
 # CenterNet's statistics of COCO, which GGNet uses, here in RGB order
 MEAN = np.array([0.47026115, 0.44719302, 0.40789654], dtype=np.float32)
 STD = np.array([0.27809835, 0.27408164, 0.28863828], dtype=np.float32)
@@ -20,6 +22,7 @@ EIGENVECTORS = np.array(
         [-0.58752847, -0.69563484, 0.41340352],
     ]
 )
+GREY = np.array([0.299, 0.587, 0.114])  # luma of RGB, ITU-R BT.601
 COLOR_RANGE = 0.4  # brightness, contrast and saturation factors lie in 1 +- this
 LIGHTING_STD = 0.1
 CROP_BORDER = 128  # a random crop's center keeps this distance from the image's border
@@ -81,17 +84,25 @@ def _inner(size: int) -> tuple[float, float]:
 
 
 def warp(
-    image: np.ndarray, affine: np.ndarray, input_size: tuple[int, int], half_pixel: bool = True
+    image: np.ndarray,
+    affine: np.ndarray,
+    input_size: tuple[int, int],
+    half_pixel: bool = True,
+    reduction: int = 1,
 ) -> np.ndarray:
     """Resample a uint8 (H, W, 3) image bilinearly to (height, width) `input_size`; outside: black.
 
     An image that shrinks to half or less is averaged over whole pixels first, so that details do
     not turn into noise (not with `half_pixel=False`).
+
+    Args:
+        reduction: by how much `image` is smaller already than the one that `affine` maps.
     """
     matrix = affine.copy()
+    matrix[:, :2] *= reduction
     if half_pixel:
         height, width = image.shape[:2]
-        shrink = int(1 / affine[1, 1])
+        shrink = int(1 / matrix[1, 1])
         small = max(width // max(shrink, 1), 1), max(height // max(shrink, 1), 1)
         if shrink > 1:
             image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
@@ -100,6 +111,11 @@ def warp(
         matrix[:, 2] += matrix[:, :2].sum(axis=1) / 2 - 0.5  # edges -> pixel centers, OpenCV's unit
     input_height, input_width = input_size
     return cv2.warpAffine(image, matrix, (input_width, input_height), flags=cv2.INTER_LINEAR)
+
+
+def reduction(affine: np.ndarray) -> int:
+    """The largest of `REDUCTIONS` after which `warp` still has to shrink the image or keep it."""
+    return max(factor for factor in REDUCTIONS if factor == 1 or factor * affine[1, 1] <= 1)
 
 
 def transform_boxes(boxes: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -116,17 +132,57 @@ def invert_affine(affine: np.ndarray) -> np.ndarray:
     )
 
 
-def jitter_color(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast, saturation in random order, then lighting noise; on float32 RGB/255."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None]
-    toward = {"brightness": 0.0, "contrast": grey.mean(), "saturation": grey}
+def jitter(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """CenterNet's color augmentation of a uint8 RGB image, as one affine map of its colors.
+
+    Brightness, contrast, saturation in random order, then lighting noise. Contrast moves towards
+    the mean of the image's grey, saturation towards the grey of each pixel; both mean the image as
+    it was.
+
+    Returns:
+        (3, 4) float64: from (R, G, B, 1), each color in [0, 1], to the new R, G, B.
+    """
+    colors = np.eye(3, 4)
+    mean = GREY @ cv2.mean(pixels)[:3] / 255
+    grey = np.append(GREY, 0.0)
+    toward = {"brightness": np.zeros(4), "contrast": np.array([0, 0, 0, mean]), "saturation": grey}
     for name in rng.permutation(sorted(toward)):
-        factor = np.float32(rng.uniform(1 - COLOR_RANGE, 1 + COLOR_RANGE))
-        image = image * factor + toward[name] * (1 - factor)
+        factor = rng.uniform(1 - COLOR_RANGE, 1 + COLOR_RANGE)
+        colors = colors * factor + toward[name] * (1 - factor)
     light = EIGENVECTORS @ (EIGENVALUES * rng.normal(scale=LIGHTING_STD, size=3))
-    return image + light.astype(np.float32)
+    colors[:, 3] += light
+    return colors
 
 
-def normalize(image: np.ndarray) -> np.ndarray:
-    """Subtract the mean and divide by the spread of COCO's colors; float32 RGB/255 in and out."""
-    return (image - MEAN) / STD
+def normalizing(colors: np.ndarray) -> np.ndarray:
+    """`jitter`'s map between bytes and the network's input.
+
+    Returns:
+        (3, 4) float32: from (R, G, B, 1), each color in [0, 255], to `normalize`d R, G, B.
+    """
+    colors = colors * [1 / 255, 1 / 255, 1 / 255, 1]
+    colors[:, 3] -= MEAN
+    return (colors / STD[:, None]).astype(np.float32)
+
+
+def normalize(colors: np.ndarray) -> np.ndarray:
+    """Subtract the mean and divide by the spread of COCO's colors; (..., 3) float32 RGB/255."""
+    return (colors - MEAN) / STD
+
+
+# `normalize` of every byte: (256, 1, 3), as cv2.LUT wants it
+_NORMALIZED = normalize(np.repeat(np.arange(256, dtype=np.float32)[:, None, None] / 255, 3, axis=2))
+
+
+def apply_colors(pixels: np.ndarray, colors: np.ndarray | None, out: np.ndarray) -> None:
+    """Bytes to the network's input.
+
+    Args:
+        pixels: uint8 (H, W, 3) RGB.
+        colors: of `normalizing`; None: `normalize` alone, whose bits do not depend on the machine.
+        out: float32 (H, W, 3), written to.
+    """
+    if colors is None:
+        cv2.LUT(pixels, _NORMALIZED, dst=out)
+    else:
+        cv2.transform(pixels.astype(np.float32), colors, dst=out)

@@ -48,6 +48,7 @@ def predict_split(
         train=False,
         rank=worker.rank,
         world_size=worker.world_size,
+        device=worker.device,
     )
     shown = console if console is not None and worker.is_main else Console(quiet=True)
     mine: list[ImagePrediction] = []
@@ -55,7 +56,7 @@ def predict_split(
         for number, batch in enumerate(loader, 1):
             if stop is not None and stop.requested and worker.world_size == 1:
                 raise Interrupted
-            mine += predictor(batch.images, batch.meta)
+            mine += predictor(batch.to(worker.device).images, batch.meta)
             told(number, len(loader))
     shares = worker.gather(mine)
     return sorted((p for share in shares for p in share), key=lambda p: p.image_id)

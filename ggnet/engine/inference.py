@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ggnet.config import Config
-from ggnet.data.preprocess import ImageMeta, preprocess, stack_pixels
+from ggnet.data.preprocess import ImageMeta, preprocess, stack_inputs
 from ggnet.data.transforms import invert_affine, transform_boxes
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.engine.capture import Captured
@@ -120,14 +120,11 @@ class Predictor:
             its file name and its id.
         """
         names = [""] * len(images) if names is None else names
-        pixels, meta = zip(
-            *(
-                preprocess(image, self.config.data, file_name=name, image_id=name)
-                for image, name in zip(images, names, strict=True)
-            ),
-            strict=True,
-        )
-        return stack_pixels(pixels), list(meta)
+        inputs = [
+            preprocess(image, self.config.data, file_name=name, image_id=name)
+            for image, name in zip(images, names, strict=True)
+        ]
+        return stack_inputs(inputs), [image.meta for image in inputs]
 
     def __call__(self, images: Tensor, meta: list[ImageMeta]) -> list[ImagePrediction]:
         """The triplets of a batch, highest score first.

@@ -156,6 +156,7 @@ class Trainer:
             train=True,
             rank=worker.rank,
             world_size=worker.world_size,
+            device=worker.device,
         )
         self.steps_per_epoch = -(-len(self.loader) // config.train.accumulate)
         model = build_model(config.model, len(self.vocabulary.objects), len(self.vocabulary.verbs))

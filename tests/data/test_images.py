@@ -5,9 +5,9 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from ggnet.data.images import image_size, read_image
+from ggnet.data.images import decode_image, image_size, open_image, read_image
 from ggnet.errors import UserError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -44,6 +44,69 @@ def test_exif_rotation_is_applied(tmp_path, rgb, orientation, upright):
     exif[0x0112] = orientation
     Image.fromarray(rgb).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), upright(rgb))
+
+
+def jpeg(image, **settings):
+    """The file's bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", **settings)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize(
+    ("channels", "settings"),
+    [((3,), {}), ((3,), {"subsampling": "4:2:2", "progressive": True}), ((), {})],
+)
+def test_jpeg_has_the_pixels_that_pillow_finds(tmp_path, channels, settings, orientation):
+    """OpenCV reads them faster; both have libjpeg-turbo."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise = np.random.default_rng(0).integers(0, 256, (33, 50, *channels), dtype=np.uint8)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg(noise, exif=exif, **settings))
+    with Image.open(path) as file:
+        expected = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+    image = read_image(path)
+    np.testing.assert_array_equal(image, expected)
+    assert image.flags["C_CONTIGUOUS"]
+    assert image.flags["WRITEABLE"]
+    np.testing.assert_array_equal(decode_image(io.BytesIO(path.read_bytes()), "bytes"), expected)
+    with Image.open(path) as file:
+        file.load()  # by whoever hands it over
+        np.testing.assert_array_equal(decode_image(file, "image"), expected)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("size", "reductions"), [((240, 320), (2, 4, 8)), ((242, 333), (1, 1, 1))])
+def test_a_reduced_jpeg(tmp_path, size, reductions, orientation):
+    """Its pixels are the averages over squares of the whole image's, counted from its corner."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    y, x = np.mgrid[: size[0], : size[1]] / 40
+    waves = np.stack([np.sin(x + y), np.cos(x - 2 * y), np.sin(3 * x)], axis=2)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg((127.5 + 127 * waves).astype(np.uint8), quality=98, exif=exif))
+    upright = read_image(path)
+    for wanted, expected in zip((2, 4, 8), reductions, strict=True):
+        r = wanted if orientation == 1 else expected
+        with open_image(path) as file:
+            assert file.size == upright.shape[1::-1]
+            small, reduction = file.read_reduced(wanted)
+        height, width = upright.shape[:2]
+        assert reduction == r
+        assert small.shape == (-(-height // r), -(-width // r), 3)
+        height, width = height // r, width // r  # of whole squares
+        squares = upright[: height * r, : width * r].reshape(height, r, width, r, 3)
+        assert np.abs(small[:height, :width] - squares.mean(axis=(1, 3))).mean() < 0.5 + 0.1 * r
+
+
+def test_only_jpeg_is_reduced(tmp_path, rgb):
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    with open_image(tmp_path / "a.png") as file:
+        image, reduction = file.read_reduced(2)
+    assert reduction == 1
+    np.testing.assert_array_equal(image, rgb)
 
 
 def test_broken_exif_does_not_lose_the_image(tmp_path, rgb):

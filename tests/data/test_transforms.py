@@ -99,15 +99,73 @@ def test_random_crop_covers_its_ranges():
     assert centers.max(axis=0) == pytest.approx([512, 352], abs=10)
 
 
+def jittered(image, rng):
+    """Step by step as CenterNet does it, in float64: RGB in [0, 1], normalized."""
+    pixels = image / 255
+    grey = pixels @ [0.299, 0.587, 0.114]
+    ends = {
+        "brightness": np.zeros_like(pixels),
+        "contrast": np.full_like(pixels, grey.mean()),
+        "saturation": np.repeat(grey[..., None], 3, axis=2),
+    }
+    for name in rng.permutation(["brightness", "contrast", "saturation"]):
+        factor = rng.uniform(0.6, 1.4)
+        pixels = factor * pixels + (1 - factor) * ends[name]
+    pixels = pixels + transforms.EIGENVECTORS @ (transforms.EIGENVALUES * rng.normal(0, 0.1, 3))
+    return (pixels - transforms.MEAN) / transforms.STD
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_jitter_is_one_map_of_colors(seed):
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 40, 2)
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    colors = transforms.normalizing(transforms.jitter(image, np.random.default_rng(seed)))
+    mine = np.empty(image.shape, np.float32)
+    transforms.apply_colors(image, colors, mine)
+    np.testing.assert_allclose(mine, jittered(image, np.random.default_rng(seed)), atol=1e-5)
+
+
+def test_normalization_alone_has_the_bits_of_its_formula():
+    image = np.random.default_rng(0).integers(0, 256, (31, 17, 3), dtype=np.uint8)
+    mine = np.empty(image.shape, np.float32)
+    transforms.apply_colors(image, None, mine)
+    formula = (image.astype(np.float32) / 255 - transforms.MEAN) / transforms.STD
+    np.testing.assert_array_equal(mine, formula)
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_a_smaller_image_is_warped_as_the_whole_one(reduction):
+    """Averages over `reduction` pixels, as libjpeg gives them, at a border that is cut, too."""
+    box = np.array([103, 160, 303, 360])
+    whole = rectangle(701, 503, box)
+    height, width = -(-503 // reduction), -(-701 // reduction)
+    padded = np.pad(
+        whole, ((0, height * reduction - 503), (0, width * reduction - 701), (0, 0)), mode="edge"
+    )
+    small = cv2.resize(padded, (width, height), interpolation=cv2.INTER_AREA)
+    affine = transforms.crop_affine(701, 503, SIZE, (300.0, 280.0), scale=1.7)
+    image = transforms.warp(small, affine, SIZE, reduction=reduction)
+    expected = transforms.transform_boxes(box[None].astype(np.float32), affine)[0]
+    np.testing.assert_allclose(edges(image), expected, atol=0.1)
+
+
+def test_no_more_is_left_out_than_the_warp_would_average():
+    zooms = {3.0: 1, 1.0: 1, 0.51: 1, 0.5: 2, 0.26: 2, 0.2: 4, 0.11: 8, 0.01: 8}
+    for zoom, factor in zooms.items():
+        assert transforms.reduction(np.array([[-zoom, 0, 0], [0, zoom, 0]])) == factor
+
+
 def test_color_jitter_changes_colors_within_reason():
     rng = np.random.default_rng(0)
-    image = np.random.default_rng(1).random((20, 20, 3), dtype=np.float32)
-    outputs = [transforms.jitter_color(image.copy(), rng) for _ in range(200)]
-    assert all(output.dtype == np.float32 for output in outputs)
-    ratio = np.array([output.mean() / image.mean() for output in outputs])
+    image = np.random.default_rng(1).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    colors = image / 255
+    maps = [transforms.jitter(image, rng) for _ in range(200)]
+    outputs = [colors @ map[:, :3].T + map[:, 3] for map in maps]
+    ratio = np.array([output.mean() / colors.mean() for output in outputs])
     assert 0.3 < ratio.min() < 0.7
     assert 1.3 < ratio.max() < 1.7
     assert not np.array_equal(outputs[0], outputs[1])
     saturation = np.array([output.std(axis=2).mean() for output in outputs])
-    assert saturation.max() > 1.3 * image.std(axis=2).mean()
-    assert saturation.min() < 0.7 * image.std(axis=2).mean()
+    assert saturation.max() > 1.3 * colors.std(axis=2).mean()
+    assert saturation.min() < 0.7 * colors.std(axis=2).mean()

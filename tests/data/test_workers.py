@@ -18,6 +18,7 @@ from ggnet.config import load_config
 from ggnet.data import transport
 from ggnet.data.annotations import ImageRecord
 from ggnet.data.dataset import HOILoader, make_loader, worker_errors
+from ggnet.data.images import open_image
 from ggnet.data.transport import FEW_FILES
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
@@ -227,13 +228,25 @@ def test_a_stopped_worker_is_named_and_goes_on(tmp_path, monkeypatch, caplog):
     assert f"loader process {worker.pid} was stopped; it goes on now" in caplog.text
 
 
+def test_a_worker_stopped_while_it_hands_over_a_batch_goes_on(tmp_path, monkeypatch, caplog):
+    """Its batches are announced; their descriptors come from a thread of its own, stopped, too."""
+    monkeypatch.setattr("ggnet.data.dataset.WAIT_SECONDS", 0.5)
+    batches = iter(loader(tmp_path))
+    next(batches)
+    [worker] = active_children()
+    time.sleep(1)  # until it has made all that it may make ahead
+    os.kill(worker.pid, signal.SIGSTOP)
+    assert len(list(batches)) == COUNT // 2 - 1
+    assert f"loader process {worker.pid} was stopped; it goes on now" in caplog.text
+
+
 def test_a_slow_disk_is_waited_for(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("ggnet.data.dataset.WAIT_SECONDS", 0.2)
-    monkeypatch.setattr("ggnet.data.dataset.read_image", slow_image)
+    monkeypatch.setattr("ggnet.data.dataset.open_image", slow_image)
     assert len(list(loader(tmp_path))) == COUNT // 2
     assert "the loader processes are still reading" in caplog.text
 
 
 def slow_image(path):
     time.sleep(0.3)
-    return np.zeros((SIDE, SIDE, 3), np.uint8)
+    return open_image(path)
