@@ -12,7 +12,6 @@ again, and `--publish FILE...` makes the tables of docs/benchmarks.md and docs/b
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from rich.table import Table
 
 from bench import measure, publish
 from bench.cases import BATCHED, CASES, Missing, case, fields
+from ggnet.cores import usable_cores
 from ggnet.io import atomic_write
 
 ONE_THREAD = "ggnet, 1 thread"
@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["float32"])
     parser.add_argument("--provider", nargs="+", help="default: all that are installed")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument(
         "--cpu-time",
         action="store_true",

@@ -23,7 +23,6 @@ import argparse
 import copy
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -41,6 +40,7 @@ from bench.__main__ import DTYPES, machine
 from bench.cases import Missing
 from ggnet import ops
 from ggnet.config import LossConfig, TrainConfig
+from ggnet.cores import usable_cores
 from ggnet.data.batch import Batch
 from ggnet.engine.optim import build_optimizer
 from ggnet.io import atomic_write
@@ -157,7 +157,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help=f"default: all but {' and '.join(ON_REQUEST)}",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--budget", type=float, default=60.0, help="seconds for one comparison")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")

@@ -13,6 +13,7 @@ from contextlib import nullcontext, redirect_stderr
 from ggnet import __version__
 from ggnet.commands import COMMANDS
 from ggnet.commands.common import OVERRIDE, USER_ERROR, add_commands, is_main
+from ggnet.cores import limit_threads
 from ggnet.errors import UserError
 
 EXAMPLES = """\
@@ -40,6 +41,7 @@ Settings are section.key=value; `ggnet train --print-config` lists them all.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 2 for a problem of the user's, 130 for Ctrl-C."""
+    limit_threads()
     for stream in (sys.stdout, sys.stderr):  # file names need not be text of the terminal's kind
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

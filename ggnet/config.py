@@ -113,7 +113,12 @@ class DataConfig(_Section):
     shift: bool = Field(True, description="random crop center")
     flip: float = Field(0.5, ge=0, le=1)
     color: bool = True
-    workers: int = Field(1, ge=0)
+    workers: int | None = Field(
+        None,
+        ge=0,
+        description="processes that load images; null: 1, or for a GPU all cores that this "
+        "process may use but one, at most 8",
+    )
     max_objects: int = Field(128, ge=1)
     max_pairs: int = Field(64, ge=1)
     compat: Literal["none", "original"] = Field(

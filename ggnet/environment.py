@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import ggnet
+from ggnet import cores
 from ggnet._build import LIBRARY, MIN_TORCH, read_build_info
 
 try:
@@ -25,7 +26,13 @@ except (ImportError, OSError) as error:  # the report is wanted most where torch
     torch, no_torch = None, error
 
 FOLDER = Path(ggnet.__file__).parent
-VARIABLES = ("GGNET_BACKEND", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TORCH_CUDA_ARCH_LIST")
+VARIABLES = (
+    "GGNET_BACKEND",
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "TORCH_CUDA_ARCH_LIST",
+)
 DEVICES = ("cpu", "cuda")
 
 
@@ -53,7 +60,11 @@ def facts() -> dict[str, Any]:
         "problem": problem,
         "ggnet": {"version": ggnet.__version__, "folder": str(FOLDER)},
         "python": {"version": platform.python_version(), "executable": sys.executable},
-        "machine": {"system": platform.platform(), "processors": os.cpu_count()},
+        "machine": {
+            "system": platform.platform(),
+            "processors": os.cpu_count(),
+            "usable_cores": cores.usable_cores(),
+        },
         "torch": None if torch is None else _torch(),
         "gpus": [] if torch is None else _gpus(),
         "compilers": {
@@ -62,7 +73,11 @@ def facts() -> dict[str, Any]:
         },
         "library": _library(),
         "packages": _packages(),
-        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "variables": {
+            name: os.environ[name]
+            for name in VARIABLES
+            if name in os.environ and name not in cores.chosen
+        },
         "operators": operators,
     }
 
@@ -89,7 +104,8 @@ def _table(found: dict[str, Any]) -> Table:
     rows = {
         "ggnet": "{version} in {folder}".format_map(found["ggnet"]),
         "Python": "{version} ({executable})".format_map(found["python"]),
-        "machine": f"{machine['system']}, {machine['processors']} processors",
+        "machine": f"{machine['system']}, {machine['processors']} processors, of which this "
+        f"process may use {machine['usable_cores']}",
     }
     if torch_ is None:
         rows["torch"] = f"cannot be imported: {no_torch}"
@@ -98,7 +114,10 @@ def _table(found: dict[str, Any]) -> Table:
             "{name}, {architecture}, {gib:.0f} GiB".format_map(g) for g in found["gpus"]
         )
         none = "none found by torch" if torch_["cuda"] else "none usable: this torch has no CUDA"
-        rows["CPU"] = "{cpu_capability}, {threads} threads used by torch".format_map(torch_)
+        rows["CPU"] = (
+            f"{torch_['cpu_capability']}, {torch_['threads']} threads used by torch, waiting "
+            f"{'by its default' if torch_['wait_policy'] is None else torch_['wait_policy']}"
+        )
         rows["torch"] = f"{torch_['version']}, CUDA {torch_['cuda'] or 'none'}"
         rows["GPUs"] = cards or none
     for title, name, what in (
@@ -138,6 +157,7 @@ def _torch() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "wait_policy": os.environ.get("OMP_WAIT_POLICY"),
     }
 
 

@@ -7,9 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
+from ggnet.cores import limit_threads
 from ggnet.data.convert import convert
 from ggnet.data.scenes import generate
 from ggnet.data.tables import vcoco_actions
+
+limit_threads()  # nothing above imports torch
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from ggnet.config import Config, DataConfig
+from ggnet.cores import cores_of_process
 from ggnet.data.annotations import ImageRecord
 from ggnet.data.batch import Batch, ImageBatch
 from ggnet.data.images import open_image
@@ -34,6 +35,7 @@ from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 
 WAIT_SECONDS = 60.0  # without a batch, then it is said what is waited for
+MAX_WORKERS = 8  # by default: 250 images a second each, and a disk reads no faster for more
 LOOK_SECONDS = 5.0  # between looks at whether the workers are alive
 STOPPED = "loader process {} was stopped; it goes on now"
 logger = logging.getLogger("ggnet")
@@ -341,7 +343,10 @@ def make_loader(
     loader resumes in the middle of an epoch with `set_epoch(epoch, start)`, which loads none of the
     images before.
     """
+    device = torch.device(device)
     workers = config.data.workers
+    if workers is None:
+        workers = default_workers(device)
     dataset = HOIDataset(records, vocabulary, config, train=train, problems=problems)
     batches = EpochBatches(
         len(dataset),
@@ -356,7 +361,7 @@ def make_loader(
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=Sender(
-            partial(collate, as_bytes=torch.device(device).type != "cpu"),
+            partial(collate, as_bytes=device.type != "cpu"),
             tensors_in_flight(workers),
         ),
         timeout=min(WAIT_SECONDS, LOOK_SECONDS) if workers else 0,
@@ -364,6 +369,12 @@ def make_loader(
         worker_init_fn=_start_worker,
         persistent_workers=train and workers > 0,
     )
+
+
+def default_workers(device: torch.device) -> int:
+    """How many loader processes data.workers=null means: a CPU that trains wants its cores for
+    that, a GPU wants images."""
+    return 1 if device.type == "cpu" else min(max(cores_of_process() - 1, 1), MAX_WORKERS)
 
 
 def _start_worker(_worker: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from ggnet.cores import usable_cores
 from ggnet.data.annotations import ImageRecord, hoi_counts, load_dataset, read_records
 from ggnet.data.box_units import fit_unturned
 from ggnet.data.duplicates import first_of_each
@@ -82,7 +83,7 @@ def verify_dataset(
             sum(len(record.pairs) for record in records),
         )
     if read_images:
-        _check_images(to_read, result.problems, workers or os.cpu_count() or 1, progress)
+        _check_images(to_read, result.problems, workers or usable_cores(), progress)
     return result
 
 

@@ -490,7 +490,8 @@ class Trainer:
     def _headline(self) -> str:
         config, worker, position = self.config, self.worker, self.position
         millions = sum(p.numel() for p in self.parameters) / 1e6
-        device = f"{worker.device.type} ({torch.get_num_threads()} threads)"
+        waiting = os.environ.get("OMP_WAIT_POLICY", "by OpenMP's default")
+        device = f"{worker.device.type} ({torch.get_num_threads()} threads, waiting: {waiting})"
         if worker.device.type == "cuda":
             device = torch.cuda.get_device_name(worker.device)
         processes = f"{worker.world_size} x " if worker.world_size > 1 else ""

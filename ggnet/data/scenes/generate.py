@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ggnet.cores import usable_cores
 from ggnet.data.scenes.layout import (
     APART,
     CROSSING,
@@ -209,7 +210,7 @@ def _description(recipe: dict) -> dict:
 def _each(function: Callable, jobs: list, workers: int | None) -> Iterator:
     """function(job) for every job, in order, in several processes."""
     if workers is None:
-        workers = len(os.sched_getaffinity(0))
+        workers = usable_cores()
     workers = min(workers, 1 + len(jobs) // 100)  # starting a process takes as long as 100 images
     if workers <= 1:
         yield from map(function, jobs)
