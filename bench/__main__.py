@@ -3,7 +3,9 @@
     python -m bench                                    everything, as in docs/benchmarks.md
     python -m bench --op actpoint --mode full --dtype float32 --provider ggnet torchvision
     python -m bench --op actpoint --shape 2,64,64,96,3
-    python -m bench model                              whole networks: python -m bench model --help
+    python -m bench model                              whole networks (--help: its own)
+    python -m bench loader                             training images (--help: its own)
+    python -m bench shared                             training beside busy processes
 
 Peers that are not installed are skipped, with the reason. On a CPU, ggnet is measured with one
 thread as well. Results go to a JSON file with the machine's description; `--report FILE` prints one
@@ -36,6 +38,14 @@ def main() -> int:
         from bench import model  # it imports this module
 
         return model.main(sys.argv[2:])
+    if sys.argv[1:2] == ["loader"]:
+        from bench import loader
+
+        return loader.main(sys.argv[2:])
+    if sys.argv[1:2] == ["shared"]:
+        from bench import shared
+
+        return shared.main(sys.argv[2:])
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -70,19 +70,25 @@ GPU_GOALS = [
 
 def publish(files: list[dict]) -> None:
     """Tables of the files, CPUs and GPUs each in a place; a picture of the first CPU."""
-    path = ROOT / "docs/benchmarks.md"
-    page = path.read_text(encoding="utf-8")
     for kind, begin in BEGIN.items():
         of_kind = [f for f in files if bool(f["machine"].get("gpu")) == (kind == "gpu")]
         if not of_kind:
             continue
-        text = f"{begin}\n" + "\n".join(map(markdown, of_kind)) + END
-        pattern = f"{re.escape(begin)}.*?{re.escape(END)}"
-        page, found = re.subn(pattern, lambda _, text=text: text, page, flags=re.DOTALL)
-        if found != 1:
-            raise SystemExit(f"{path} has {found} places between '{begin}' and '{END}', expected 1")
+        replace_between(ROOT / "docs/benchmarks.md", begin, "\n".join(map(markdown, of_kind)))
         if kind == "cpu":
             draw(of_kind[0], ROOT / "docs/bench-cpu.png")
+
+
+def replace_between(path: Path, begin: str, text: str) -> None:
+    """Put `text` into the page between the only line `begin` and the next `END`."""
+    page, found = re.subn(
+        f"{re.escape(begin)}.*?{re.escape(END)}",
+        lambda _: f"{begin}\n{text}{END}",
+        path.read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
+    if found != 1:
+        raise SystemExit(f"{path} has {found} places between '{begin}' and '{END}', expected 1")
     with atomic_write(path, "w") as file:
         file.write(page)
 

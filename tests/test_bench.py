@@ -8,7 +8,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # bench/ is not installed
 
-from bench import model, networks, publish  # noqa: E402
+from bench import loader, model, networks, publish, shared  # noqa: E402
 from bench.cases import CASES, case, fields  # noqa: E402
 from ggnet import ops, reference  # noqa: E402
 
@@ -177,3 +177,19 @@ def test_model_goals_compare_a_provider_with_eager():
     ]
     found = model.goals({"machine": {"gpu": "one"}, "rows": rows})
     assert [(bound, measured) for _, bound, measured in found] == [(1 / 2.5, 0.25), (0.6, 0.75)]
+
+
+@pytest.mark.slow
+def test_tables_of_the_training_page(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "training.md"
+    page.write_text(f"{loader.BEGIN}\n{publish.END}\nbetween\n{shared.BEGIN}\nold\n{publish.END}\n")
+    monkeypatch.setattr(loader, "PAGE", page)
+    monkeypatch.setattr(shared, "PAGE", page)
+    small = "--images 3 --size 160x120 --input 64 --rounds 1 --steps 3 --rate 1000 --records 50"
+    loader.main([*small.split(), "--publish"])
+    shared.main(["--neighbours", "0", "--images", "32", "--publish"])
+    text = page.read_text()
+    assert "old" not in text
+    assert text.index("| ggnet, bytes for a GPU |") < text.index("between")
+    assert "let it wait" in text
+    assert text.index("between") < text.index("| `ggnet train` |")

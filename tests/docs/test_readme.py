@@ -57,7 +57,8 @@ def test_training_page(tmp_path, scenes):
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "hico").symlink_to(scenes, target_is_directory=True)
     shell = Shell(folder)
-    convert, verify, train = commands("docs/training.md")
+    convert, verify, train, *benchmarks = commands("docs/training.md")
+    assert benchmarks == [f"python -m bench {name} --publish" for name in ("loader", "shared")]
     assert "hico-ppdm" in shell.run(convert)
     assert "no problems" in shell.run(verify)
     shell.run(f"{train} {SMALL} {TINY}")
