@@ -137,6 +137,12 @@ class TrainConfig(_Section):
     batch_size: int = Field(16, ge=1, description="images a step and process")
     accumulate: int = Field(1, ge=1, description="micro-batches a step")
     lr: float = Field(1.5e-4, gt=0)
+    lr_batch: int | None = Field(
+        None,
+        ge=1,
+        description="images a step, in all processes, that lr is meant for: with others it is "
+        "scaled in proportion; null: lr as it is",
+    )
     lr_schedule: Literal["step", "onecycle"] = Field(
         "step", description="step: the paper's x0.1 at lr_steps; onecycle: for short runs"
     )

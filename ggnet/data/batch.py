@@ -17,6 +17,8 @@ class ImageBatch:
     meta: list[ImageMeta]
     # (B, 3, 4) float32, of uint8 images: their color augmentation and normalization
     colors: Tensor | None = field(default=None, kw_only=True)
+    # what reading, decoding, cropping (with targets) took in the process that loaded it
+    seconds: dict[str, float] = field(default_factory=dict, kw_only=True)
 
     def __len__(self) -> int:
         """The number of images."""

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -71,13 +72,14 @@ class HOIDataset(TorchDataset):
         return len(self.records)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
-        """`input` (an `InputImage`) and, for training, the fields of `build_targets`.
+        """`input` (an `InputImage`), the `seconds` of each stage and, for training, the fields of
+        `build_targets`.
 
         Raises:
             UserError: the image cannot be read.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        record = self.records[index]
+        record, started = self.records[index], time.perf_counter()
         with open_image(record.path) as image:
             found = preprocess(
                 image,
@@ -86,8 +88,9 @@ class HOIDataset(TorchDataset):
                 image_id=record.image_id,
                 rng=np.random.default_rng((self.seed, epoch, index)) if self.train else None,
             )
-        sample = {"input": found}
-        return sample | self._targets(record, found.meta) if self.train else sample
+        targets = self._targets(record, found.meta) if self.train else {}
+        others = time.perf_counter() - started - sum(image.seconds.values())
+        return {"input": found, "seconds": image.seconds | {"cropping": others}, **targets}
 
     def _targets(self, record: ImageRecord, meta: ImageMeta) -> dict[str, np.ndarray]:
         height, width = self.config.input_size
@@ -133,14 +136,15 @@ def collate(samples: list[dict] | UserError, as_bytes: bool = False) -> ImageBat
     meta = [image.meta for image in inputs]
     targets = {}
     for name in samples[0]:
-        if name == "input":
+        if name in ("input", "seconds"):
             continue
         parts = [sample[name] for sample in samples]
         if name in ("objects", "interactions", "hard_negatives"):
             parts = [np.insert(part, 0, number, axis=1) for number, part in enumerate(parts)]
         targets[name] = torch.from_numpy(np.concatenate(parts))
     kind = Batch if targets else ImageBatch
-    return kind(images, meta, colors=colors, **targets)
+    seconds = sum((Counter(sample["seconds"]) for sample in samples), Counter())
+    return kind(images, meta, colors=colors, seconds=dict(seconds), **targets)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):

@@ -1,7 +1,9 @@
 """Reading image files of any kind into one form: RGB, 8 bits, upright."""
 
+import io
 import math
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,18 +55,25 @@ def open_image(path: str | os.PathLike) -> Iterator["StoredImage"]:
     Raises:
         UserError: as `read_image`, here and while it is open.
     """
-    path = Path(path)
+    path, started = Path(path), time.perf_counter()
     with _decoding(path):
-        file = Image.open(path)
+        content = io.BytesIO(path.read_bytes())
+        reading = time.perf_counter() - started
+        file = Image.open(content)
     with file:
-        yield StoredImage(path, file)
+        yield StoredImage(path, file, reading)
 
 
 class StoredImage:
-    """See `open_image`."""
+    """See `open_image`.
 
-    def __init__(self, path: Path, file: Image.Image):
+    Attributes:
+        seconds: what "reading" the file has taken, and "decoding" so far.
+    """
+
+    def __init__(self, path: Path, file: Image.Image, reading: float):
         self._path, self._file = path, file
+        self.seconds = {"reading": reading, "decoding": 0.0}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -79,8 +88,7 @@ class StoredImage:
 
     @cached_property
     def _whole(self) -> np.ndarray:
-        with _decoding(self._path):
-            return _decoded(self._file)[0]
+        return self._decode(1)[0]
 
     def read_reduced(self, reduction: int) -> tuple[np.ndarray, int]:
         """The pixels, where the format allows (JPEG) `reduction` (of `REDUCTIONS`) times smaller.
@@ -89,10 +97,14 @@ class StoredImage:
             The image, whose pixel i stands for the original's [i r, (i + 1) r], and r: `reduction`
             or less. They differ from the averages over these pixels by 1 of 255 in the mean.
         """
-        if self._file.format not in JPEG:
-            return self._whole, 1
+        return self._decode(reduction) if self._file.format in JPEG else (self._whole, 1)
+
+    def _decode(self, reduction: int) -> tuple[np.ndarray, int]:
+        started = time.perf_counter()
         with _decoding(self._path):
-            return _decoded(self._file, reduction)
+            decoded = _decoded(self._file, reduction)
+        self.seconds["decoding"] += time.perf_counter() - started
+        return decoded
 
 
 def read_frames(path: str | os.PathLike) -> Iterator[tuple[np.ndarray, float | None]]:

@@ -13,20 +13,33 @@ from ggnet.models import GGNet
 WARMUP, FINAL = 0.15, 1e-3
 
 
-def build_optimizer(model: GGNet, config: TrainConfig) -> torch.optim.Adam:
+def scaled_lr(config: TrainConfig, images_per_step: int) -> float:
+    """config.lr in proportion to the images of a step, where config.lr_batch says for how many it
+    is meant (the linear rule of Goyal et al., 2017)."""
+    return config.lr * (images_per_step / config.lr_batch if config.lr_batch else 1)
+
+
+def build_optimizer(
+    model: GGNet, config: TrainConfig, images_per_step: int | None = None
+) -> torch.optim.Adam:
     """Adam without weight decay; the glance head learns `glance_lr_multiplier` times faster.
+
+    Args:
+        images_per_step: in all processes and micro-batches, for `scaled_lr`; None: as config.lr
+            wants.
 
     The fused implementation is one kernel for all parameters, and it skips the update where its
     `found_inf` is 1 without asking the host: that is how a NaN step is left out on a GPU.
     """
+    lr = config.lr if images_per_step is None else scaled_lr(config, images_per_step)
     glance = model.glance_parameters()
     special = {id(parameter) for parameter in glance}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in special]
     groups = [
         {"params": parameters, "lr": lr, "base_lr": lr}
         for parameters, lr in (
-            (rest, config.lr),
-            (glance, config.lr * config.glance_lr_multiplier),
+            (rest, lr),
+            (glance, lr * config.glance_lr_multiplier),
         )
         if parameters
     ]

@@ -23,6 +23,8 @@ RESUMABLE = {
     "data.root",
     "data.workers",
     "train.device",
+    "train.batch_size",  # as the number of processes: the trainer looks at images a step
+    "train.accumulate",
     "train.checkpoint_minutes",
     "train.checkpoint_steps",
     "train.eval_every",

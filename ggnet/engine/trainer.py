@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +24,7 @@ import yaml
 from rich.console import Console
 from torch import Tensor
 
-from ggnet.config import Config
+from ggnet.config import Config, TrainConfig
 from ggnet.data.batch import Batch
 from ggnet.data.dataset import make_loader, worker_errors
 from ggnet.data.unseen import fix_unseen, open_dataset, training_records, training_vocabulary
@@ -35,7 +35,7 @@ from ggnet.engine.checkpoint import (
     SaveSchedule,
     load_weights,
     rng_state,
-    save_checkpoint,
+    saved_config,
     set_rng_state,
 )
 from ggnet.engine.distributed import Worker, join_workers
@@ -47,12 +47,14 @@ from ggnet.engine.evaluation import (
     selection_split,
     write_results,
 )
+from ggnet.engine.forecast import LONG_WAIT, Forecast, slowest
 from ggnet.engine.importing import load_initial_weights
 from ggnet.engine.inference import Predictor
 from ggnet.engine.lock import hold_run
 from ggnet.engine.loggers import Loggers, check_installed
 from ggnet.engine.logging import ResultsLog, TrainingDisplay
-from ggnet.engine.optim import WeightAverage, build_optimizer, set_lr
+from ggnet.engine.optim import WeightAverage, build_optimizer, scaled_lr, set_lr
+from ggnet.engine.saving import CheckpointWriter
 from ggnet.engine.signals import Interrupted, StopRequest
 from ggnet.engine.step import Losses, StepReport
 from ggnet.errors import UserError, reading
@@ -164,13 +166,19 @@ class Trainer:
         self.parameters = list(self.model.parameters())
         self.wrapped = worker.wrap(self.model)
         self.loss = GGNetLoss(config.loss)
-        self.optimizer = build_optimizer(self.model, config.train)
+        self.images_per_step = worker.world_size * config.train.batch_size * config.train.accumulate
+        self.optimizer = build_optimizer(self.model, config.train, self.images_per_step)
         self.average = WeightAverage(self.model, config.train.ema) if config.train.ema else None
         self.position = Position(dataset_size=len(self.records), world_size=worker.world_size)
         self._sums: Losses | None = None  # this process's losses in this epoch
         self._not_finite = torch.zeros((), device=worker.device)
         self._reports: deque[StepReport] = deque()
+        self._writer = CheckpointWriter()
         self._saves = SaveSchedule(config.train.checkpoint_minutes, config.train.checkpoint_steps)
+        self._stages: Counter[str] = Counter()  # seconds of the loader's processes
+        self._forecast = Forecast(
+            self.steps_per_epoch, config.train.epochs, worker.device, self.loader.num_workers
+        )
         self._resumed = False
 
     @property
@@ -201,15 +209,12 @@ class Trainer:
             raise UserError(f"a checkpoint without optimizer state cannot go on; resume {path}")
         check_vocabulary(self.dataset, Vocabulary.from_dict(state["vocabulary"]), path)
         position = Position(**state["progress"])
-        for what, was, now in (
-            ("training images", position.dataset_size, self.position.dataset_size),
-            ("processes", position.world_size, self.position.world_size),
-        ):
-            if was != now:
-                raise UserError(
-                    f"{path} was made with {was} {what}, now there are {now}: the order of the "
-                    "batches would change. Resume with as many, or start a new run"
-                )
+        if (was := position.dataset_size) != (now := self.position.dataset_size):
+            raise UserError(
+                f"{path} was made with {was} training images, now there are {now}: the order of "
+                "the batches would change. Resume with as many, or start a new run"
+            )
+        self._check_batch(saved_config(state, path).train, position.world_size, path)
         if min(position.epoch, position.step, self.steps_per_epoch - position.step) < 0:
             raise ValueError(f"there is no epoch {position.epoch}, step {position.step}")
         load_weights(self.model, state["model"], path)
@@ -218,12 +223,31 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if position.sums:
             # Already summed over the processes: the main one carries it, the others start at 0.
+            share = self.worker.is_main * self.worker.world_size / position.world_size
             sums = torch.tensor(list(position.sums.values()), dtype=torch.float64)
-            sums = sums.to(self.worker.device) * float(self.worker.is_main)
+            sums = sums.to(self.worker.device) * share
             self._sums = Losses(tuple(position.sums), sums)
         self.position = position
+        position.world_size = self.worker.world_size
         self._resumed = True
         set_rng_state(state["rng"])
+
+    def _check_batch(self, saved: TrainConfig, processes: int, path: Path) -> None:
+        """Other processes may go on, if together they see the same images in each step."""
+        now, here = self.config.train, self.worker.world_size
+        before = processes * saved.batch_size * saved.accumulate
+        batches = max(len(self.records) // (processes * saved.batch_size), 1)
+        steps = -(-batches // saved.accumulate)
+        if self.images_per_step == before and self.steps_per_epoch == steps:
+            return
+        fits = before % (here * now.accumulate) == 0
+        hint = f"train.batch_size={before // (here * now.accumulate)} or " if fits else ""
+        raise UserError(
+            f"{path} was made with {processes} processes x train.batch_size={saved.batch_size} x "
+            f"train.accumulate={saved.accumulate}, {before} images a step; now there are {here} x "
+            f"{now.batch_size} x {now.accumulate}: the order of the images would change. Resume "
+            f"with {hint}as many processes as before, or start a new run"
+        )
 
     def fit(self) -> Report | None:
         """Run to the last epoch and evaluate; see `train`."""
@@ -231,7 +255,8 @@ class Trainer:
         if worker.is_main:
             self._open_run()
         if not self._resumed:
-            self._save()  # also shows at once whether there is permission and space
+            self._save()
+            self._writer.wait()  # which shows at once whether there is permission and space
         log = ResultsLog(self.run / RESULTS, position.epoch)
         board = None
         if worker.is_main:
@@ -253,6 +278,7 @@ class Trainer:
         finally:
             if board:
                 board.close()
+            self._writer.wait()
         return report
 
     # -- an epoch ---------------------------------------------------------------------------------
@@ -268,10 +294,15 @@ class Trainer:
         window = self._snapshot()
         now = time.monotonic()
         while position.step < self.steps_per_epoch:
+            waited = position.waited
             left = len(self.loader) - position.step * config.accumulate
             self._step(batches, min(config.accumulate, left), stop)
             now, started = time.monotonic(), now
             position.seconds += now - started
+            if line := self._forecast.add(
+                now - started, position.waited - waited, dict(self._stages)
+            ):
+                self.console.print(line, soft_wrap=True, highlight=False)
             self._handle_reports(lag)
             if display.due():
                 window = self._show(display, board, window)
@@ -307,6 +338,7 @@ class Trainer:
             started = time.monotonic()
             batch = next(batches)
             position.waited += time.monotonic() - started
+            self._stages.update(batch.seconds)
             position.images += len(batch) * self.worker.world_size
             images += [meta.file_name for meta in batch.meta]
             with self.worker.averaging(self.wrapped, now=index == micro_batches - 1):
@@ -342,6 +374,7 @@ class Trainer:
 
     def _handle_reports(self, lag: int) -> None:
         """Act on what the steps up to `lag` steps ago reported; all processes do the same."""
+        self._writer.check()
         while len(self._reports) > lag:
             report = self._reports.popleft()
             self._raise_if_not_finite(report)
@@ -417,6 +450,7 @@ class Trainer:
 
     def _evaluate(self, stop: StopRequest, final: bool) -> Report | None:
         """Metrics on the main process, None on the others."""
+        self._writer.wait()  # processes that load images are not to be born beside a busy thread
         model = self.average.module if self.average else self.model
         self.worker.synchronize_(model)
         predictor = Predictor(model, self.vocabulary, self.config, self.worker.device)
@@ -459,7 +493,7 @@ class Trainer:
             yaml.safe_dump(self.config.model_dump(mode="json"), file, sort_keys=False)
 
     def _save(self, name: str = LAST) -> None:
-        """Write a checkpoint. All processes call it, for the sum of their losses."""
+        """Have a checkpoint written. All processes call it, for the sum of their losses."""
         if self._sums is not None:
             total = self.worker.sum_(self._sums.values.clone())
             self.position.sums = Losses(self._sums.names, total).to_dict()
@@ -485,7 +519,7 @@ class Trainer:
                 )
                 folder.open()
                 self._write_config()
-            save_checkpoint(self.run / name, state)
+            self._writer.write(self.run / name, state)
 
     def _headline(self) -> str:
         config, worker, position = self.config, self.worker, self.position
@@ -500,6 +534,9 @@ class Trainer:
             f"{len(self.records)} images of {self.vocabulary.name}, {config.train.epochs} epochs "
             f"of {self.steps_per_epoch} steps; run folder {self.run}"
         )
+        if config.train.lr_batch not in (None, self.images_per_step):
+            scaled = scaled_lr(config.train, self.images_per_step)
+            text += f"; lr {scaled:.3g} for {self.images_per_step} images a step"
         if self.split is not None:
             text += f"; the best epoch is chosen by split {self.split}"
         if self.dataset.unseen is not None:
@@ -525,6 +562,8 @@ class Trainer:
         seconds = max(now.seconds - before.seconds, 1e-9)
         rate, wait = (now.images - before.images) / seconds, (now.waited - before.waited) / seconds
         figures = [f"{rate:.{0 if rate >= 10 else 2}f} images/s", f"data wait {100 * wait:.0f} %"]
+        if wait > LONG_WAIT and self._stages:
+            figures[-1] += f": {slowest(self._stages)}"
         if self.worker.device.type == "cuda":
             figures.append(f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
         epoch = f"epoch {now.epoch + 1}/{self.config.train.epochs}"

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -31,6 +32,7 @@ def step(self, *args):
     global calls
     calls += 1
     if calls == 4:
+        self._writer.wait()
         os._exit(3)
     return original(self, *args)
 
@@ -50,6 +52,21 @@ def torchrun(*arguments, script=None):
         text=True,
         timeout=300,
     )
+
+
+def two_launchers(*arguments):
+    """As on two machines, a process on each, which meet at an address."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", "--rdzv-id=test"]
+    command = [*launcher, *meeting, "-m", "ggnet", *map(str, arguments)]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    return [(*process.communicate(timeout=300), process.returncode) for process in processes]
 
 
 def first_row(run):
@@ -103,5 +120,38 @@ def test_two_processes_resumed_within_an_epoch(quick, tmp_path):
                 k: v for k, v in b.items() if k not in TIMINGS
             }
     mine, theirs = (load_checkpoint(run / LAST)["model"] for run in (part, whole))
+    for key, value in theirs.items():
+        assert torch.equal(mine[key], value), key
+
+
+@pytest.mark.slow
+def test_other_numbers_of_processes_go_on(quick, tmp_path):
+    """One process with 4 images, then two with 2 each: the same global batch."""
+    settings = [*quick, "train.epochs=2", "train.checkpoint_steps=3"]
+    run = tmp_path / "run"
+    command = [sys.executable, "-c", STOPPED, "train", "--out", str(run), *settings]
+    assert subprocess.run(command, capture_output=True).returncode == 3
+    before = load_checkpoint(run / LAST)["progress"]
+    assert (before["step"], before["world_size"]) == (3, 1)
+    refused = torchrun("train", "--resume", run)
+    assert refused.returncode != 0
+    assert "Resume with train.batch_size=2 or as many processes" in refused.stderr
+    resumed = torchrun("train", "--resume", run, "train.batch_size=2")
+    assert resumed.returncode == 0, resumed.stderr
+    assert load_checkpoint(run / LAST)["progress"]["world_size"] == 2
+    assert float(first_row(run)["total"]) == pytest.approx(
+        before["sums"]["total"] / 3, rel=0.5
+    )  # a mean over steps and processes, whoever made them
+
+
+@pytest.mark.slow
+def test_two_machines_equal_one(quick, tmp_path):
+    settings = [*quick, "train.epochs=1", "train.batch_size=2"]
+    finished = torchrun("train", "--out", tmp_path / "one", *settings)
+    assert finished.returncode == 0, finished.stderr
+    launched = two_launchers("train", "--out", tmp_path / "two", *settings)
+    assert [status for *_, status in launched] == [0, 0], launched
+    assert sum(output.count("run folder") for output, *_ in launched) == 1
+    mine, theirs = (load_checkpoint(tmp_path / name / LAST)["model"] for name in ("two", "one"))
     for key, value in theirs.items():
         assert torch.equal(mine[key], value), key

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ggnet.config import load_config
-from ggnet.engine.optim import WeightAverage, build_optimizer, lr_factor, set_lr
+from ggnet.engine.optim import WeightAverage, build_optimizer, lr_factor, scaled_lr, set_lr
 from ggnet.models import build_model
 
 
@@ -59,3 +59,14 @@ def test_average_starts_at_the_weights_and_lags_behind():
     average.update(model, step=0)  # an early step counts much more: decay (1 + 0) / (10 + 0)
     name = "heads.0.size.0.weight"
     torch.testing.assert_close(average.module.state_dict()[name], before[name] + 0.91)
+
+
+def test_lr_follows_the_images_of_a_step():
+    model, config = build("train.lr=1e-3", "train.lr_batch=112")
+    for images, lr in ((112, 1e-3), (28, 2.5e-4), (None, 1e-3)):
+        optimizer = build_optimizer(model, config, images)
+        assert [group["base_lr"] for group in optimizer.param_groups] == pytest.approx(
+            [lr, 10 * lr]
+        )
+    _, config = build("train.lr=1e-3")
+    assert scaled_lr(config, 5) == 1e-3

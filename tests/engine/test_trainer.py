@@ -253,8 +253,34 @@ def test_what_cannot_be_resumed_is_explained(finished, settings, tmp_path):
     with pytest.raises(UserError, match="made with 15 training images, now there are 16"):
         train(config, tmp_path, resume=state, console=QUIET)
     state["progress"] = progress | {"world_size": 2}
-    with pytest.raises(UserError, match="made with 2 processes, now there are 1"):
+    with pytest.raises(UserError, match="8 images a step; now there are 1 x 4.*train.batch_size=8"):
         train(config, tmp_path, resume=state, console=QUIET)
+    with pytest.raises(UserError, match="4 images a step; now there are 1 x 2 x 1"):
+        resume(unfinished(finished, tmp_path / "copy"), ["train.batch_size=2"])
+
+
+def unfinished(finished, run):
+    """A copy of the run, as it was at the start of its last epoch."""
+    shutil.copytree(finished, run)
+    state = load_checkpoint(run / LAST)
+    save_checkpoint(run / LAST, state | {"progress": state["progress"] | {"epoch": 2}})
+    return run
+
+
+def test_other_micro_batches_go_on_with_the_same_images(finished, tmp_path, monkeypatch):
+    """As other numbers of processes do: what a step sees is the same."""
+    seen, original = {}, Trainer._backward
+
+    def recorded(self, *args):
+        losses, images = original(self, *args)
+        seen.setdefault(self.run.name, []).append(sorted(images))
+        return losses, images
+
+    monkeypatch.setattr(Trainer, "_backward", recorded)
+    for name, settings in (("same", []), ("half", ["train.batch_size=2", "train.accumulate=2"])):
+        resume(unfinished(finished, tmp_path / name), settings)
+    assert len(seen["same"]) == 4
+    assert seen["half"] == seen["same"]
 
 
 def test_more_epochs_for_a_finished_run(finished, settings, tmp_path):

@@ -101,6 +101,8 @@ GROUPS = {
     ),
     "python": Group(
         {
+            "ggnet/cores.py": "tests/test_cores.py",
+            "ggnet/data/images.py": "tests/data/test_images.py",
             "ggnet/data/targets.py": f"tests/data/test_targets.py {INFERENCE}",
             "ggnet/data/transforms.py": f"tests/data/test_transforms.py {INFERENCE}",
             "ggnet/data/preprocess.py": f"tests/data/test_preprocess.py {INFERENCE}",
@@ -111,6 +113,8 @@ GROUPS = {
             "ggnet/engine/inference.py": INFERENCE,
             "ggnet/engine/optim.py": f"tests/engine/test_optim.py {TRAINING}",
             "ggnet/engine/checkpoint.py": f"tests/engine/test_checkpoint.py {TRAINING}",
+            "ggnet/engine/forecast.py": "tests/engine/test_forecast.py",
+            "ggnet/engine/saving.py": "tests/engine/test_saving.py",
             "ggnet/engine/trainer.py": TRAINING,
             "ggnet/engine/step.py": TRAINING,
             "ggnet/models/detector.py": "tests/models/test_detector.py",
