@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ggnet.engine.checkpoint import save_checkpoint
+from ggnet.errors import UserError
 
 
 class CheckpointWriter:
@@ -30,7 +31,7 @@ class CheckpointWriter:
         """
         if path in self._pending:
             self._pending.pop(path).result()
-        self._pending[path] = self._thread.submit(save_checkpoint, path, on_host(state))
+        self._pending[path] = self._thread.submit(_save, path, on_host(state))
 
     def check(self) -> None:
         """Raise a UserError if a checkpoint could not be written; do not wait."""
@@ -41,6 +42,15 @@ class CheckpointWriter:
         """Return when all is written; raises as `check`."""
         for path in list(self._pending):
             self._pending.pop(path).result()
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    try:
+        save_checkpoint(path, state)
+    except UserError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        save_checkpoint(path, state)  # the folder was deleted meanwhile: it is made again
 
 
 def on_host(value: Any) -> Any:
