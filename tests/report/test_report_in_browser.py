@@ -14,6 +14,7 @@ from ggnet.cli import main
 from ggnet.config import Config, load_config
 from ggnet.data.annotations import load_dataset
 from ggnet.eval.errors import CAUSES, counted, triplet_causes
+from ggnet.report import contents
 from ggnet.report.make import browse, report_file
 from ggnet.report.write import Page
 
@@ -325,6 +326,26 @@ def test_only_cards_near_the_window_are_filled(visit, predicted):
     assert first.count() == 0
     tab.evaluate("scrollTo(0, document.getElementById('images').offsetTop)")
     cards.first.locator(".foot").wait_for()
+
+
+def test_very_many_triplets(visit, awkward, tmp_path):
+    """More than a call can have arguments."""
+    values = contents.of_report(awkward.report, "many")
+    number = max(range(len(values["images"])), key=lambda n: len(values["images"][n]["found"]))
+    found = values["images"][number]["found"]
+    times = 200_000 * 8 // len(found)
+    values["images"][number]["found"] = found * times
+    paths = [awkward.root / "images" / record.file_name for record in awkward.report.records]
+    with Page(tmp_path / "many.html") as page:
+        page.write(values, paths, None, lambda done, total: None)
+    tab = visit(page.path)
+    tab.locator("#filter-min").fill("0")
+    scored = (np.array(found).reshape(-1, 8)[:, 4] >= 0).sum()
+    total = sum(
+        (np.array(image.get("found", [])).reshape(-1, 8)[:, 4] >= 0).sum()
+        for image in values["images"]
+    )
+    assert count(tab, "triplet") == total >= scored * times
 
 
 def test_browsing_a_dataset(visit, awkward, tmp_path):

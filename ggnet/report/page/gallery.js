@@ -27,8 +27,11 @@ function gallery(open) {
       card.dataset.index = index;
       return card;
     });
-    place.replaceChildren(...cards.map((card) => element("div", { role: "listitem" }, card)));
-    cards.forEach((card) => watcher.observe(card));
+    place.replaceChildren();
+    for (const card of cards) {
+      place.append(element("div", { role: "listitem" }, card));
+      watcher.observe(card);
+    }
   }
 
   function fillCard(card) {

@@ -61,7 +61,7 @@ function addFilters() {
   if (!hasTriplets) return;
 
   // The slider's cube is the score: most scores are small.
-  const highest = Math.max(1, ...pairs.map((pair) => pair.score ?? 0));
+  const highest = images.reduce((most, { found }) => Math.max(most, found[0]?.score ?? 0), 1);
   const slider = element("input", { type: "range", id: "filter-min", min: 0, max: 1000 });
   const text = element("output", { for: "filter-min" });
   slider.addEventListener("input", () =>
