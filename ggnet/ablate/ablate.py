@@ -92,7 +92,8 @@ def _budget(wish: Wish) -> Config:
         settings.append(f"data.root={root}")
     settings += wish.overrides
     base = base_config(wish.table, wish.data, wish.flavour, settings, wish.config)
-    if choose_device(base.train.device).type == "cpu":  # one process a run
+    given = any(item.startswith("data.workers=") for item in wish.overrides)
+    if not given and choose_device(base.train.device).type == "cpu":  # one process a run
         base.data.workers = 0
     return base
 

@@ -13,9 +13,12 @@ import pytest
 
 from ggnet.ablate import ablate as module
 from ggnet.ablate import execute, worker
+from ggnet.ablate.execute import LOG
 from ggnet.ablate.study import RESULT, RUNS, STUDY
 from ggnet.cli import main
 from ggnet.engine.checkpoint import LAST
+from ggnet.engine.evaluation import PREDICTIONS, RESULTS
+from ggnet.engine.lock import LOCK
 from ggnet.engine.signals import INTERRUPTED
 from ggnet.engine.trainer import CONFIG
 from ggnet.errors import UserError
@@ -23,7 +26,7 @@ from ggnet.errors import UserError
 TWO = ("--rows", "lambda0.1,lambda0.5")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tiny(quick):
     """Arguments for runs of seconds on the small dataset."""
     settings = dict(item.split("=", 1) for item in quick)
@@ -261,7 +264,7 @@ def test_a_trial_that_fails_is_a_message(tiny, scenes):
 def _start(out, tiny, jobs):
     command = ["ablate", "table7", "--out", str(out), *TWO, "--seeds", "2", *tiny]
     return subprocess.Popen(
-        [sys.executable, "-m", "ggnet", *command, "--jobs", str(jobs), "train.epochs=20"],
+        [sys.executable, "-m", "ggnet", *command, "--jobs", str(jobs), "train.epochs=8"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -276,21 +279,28 @@ def _wait_for(pattern, out, process):
     return found[0]
 
 
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory):
+    """The folder of a study that nobody has disturbed, all its runs at a time."""
+    out = tmp_path_factory.mktemp("whole") / "study"
+    process = _start(out, tiny, jobs=4)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    return out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["study", "run", "interrupt"])
-def test_killed_on_the_way_it_ends_with_the_same_bits(how, tiny, tmp_path):
-    """Once all at a time without a kill; once one at a time, killed within the second run."""
-    whole = _start(tmp_path / "whole", tiny, jobs=4)
-    assert whole.wait() == 0, whole.communicate()[0]
-
-    out = tmp_path / "killed"
+def test_killed_on_the_way_it_ends_with_the_same_bits(how, whole, tiny, tmp_path):
+    """One run at a time, killed within the second, and then two at a time."""
+    out = tmp_path / "study"
     process = _start(out, tiny, jobs=1)
     first = _wait_for(f"{RUNS}/*/{RESULT}", out, process).parent
-    while len(runs := sorted(out.glob(f"{RUNS}/*/{LAST}"))) < 2:
+    while not (begun := set(out.glob(f"{RUNS}/*/{RESULTS}")) - {first / RESULTS}):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
-    [second] = {path.parent for path in runs} - {first}
-    owner = int((second / "run.lock").read_text().split()[1])
+    second = begun.pop().parent
+    owner = int((second / LOCK).read_text().split()[1])
     if how == "run":
         os.kill(owner, signal.SIGKILL)
         output = process.communicate()[0]
@@ -304,18 +314,19 @@ def test_killed_on_the_way_it_ends_with_the_same_bits(how, tiny, tmp_path):
             assert "The same command goes on from here" in output
             assert not Path(f"/proc/{owner}").exists()
     assert not (second / RESULT).exists()
+    before = (first / RESULT).stat().st_mtime_ns
 
     again = _start(out, tiny, jobs=2)
     output = again.communicate()[0]
     assert again.returncode == 0, output
-    one, other = (
-        json.loads((folder / "table7.json").read_text()) for folder in (tmp_path / "whole", out)
-    )
+    assert "resumed at epoch" in (second / LOG).read_text()
+    assert (first / RESULT).stat().st_mtime_ns == before
+    one, other = (json.loads((folder / "table7.json").read_text()) for folder in (whole, out))
     assert _scores(one) == _scores(other)
     assert one["comparisons"] == other["comparisons"]
-    for folder in (tmp_path / "whole" / RUNS).iterdir():
-        name = folder / "predictions.json"
-        assert name.read_bytes() == (out / RUNS / folder.name / name.name).read_bytes()
+    for folder in (whole / RUNS).iterdir():
+        name = folder / PREDICTIONS
+        assert name.read_bytes() == (out / RUNS / folder.name / PREDICTIONS).read_bytes()
 
 
 def _scores(table):
@@ -336,3 +347,28 @@ def test_the_bundled_dataset_has_1500_test_images(here, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "generate", generate)
     assert ablate("table7", tmp_path / "study") == 2
     assert (made["root"], made["train"], made["test"]) == ("data/scenes-1500", 2000, 1500)
+
+
+def test_a_run_on_a_cpu_is_one_process_unless_said_otherwise(scenes):
+    def workers(*more):
+        wish = module.Wish("table7", root=str(scenes), overrides=["train.device=cpu", *more])
+        return module._budget(wish).data.workers
+
+    assert workers() == 0
+    assert workers("data.workers=3") == 3
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"), [(None, ["0", "1", "0"]), ("3,5,7", ["3", "5", "3"])]
+)
+def test_each_run_has_a_gpu_and_a_thread(visible, expected, scenes, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    config = module._budget(module.Wish("table7", root=str(scenes)))
+    found = [execute._environment(slot, config) for slot in range(3)]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == expected
+    assert {each["OMP_NUM_THREADS"] for each in found} == {"1"}
+    config.train.device = "cpu"
+    assert execute._environment(1, config).get("CUDA_VISIBLE_DEVICES") == visible
