@@ -253,11 +253,12 @@ def _lies(image: Image.Image) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Of a JPEG."""
+    """Of a JPEG; 1 is upright."""
     try:
-        return image.getexif().get(ORIENTATION, 1)
+        value = image.getexif().get(ORIENTATION, 1)
     except Exception:  # broken EXIF: the pixels are still good
         return 1
+    return value if value in range(1, 9) else 1  # a file may hold a text there
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -109,6 +109,14 @@ def test_only_jpeg_is_reduced(tmp_path, rgb):
     np.testing.assert_array_equal(image, rgb)
 
 
+def test_an_orientation_that_is_a_text_is_none(tmp_path, rgb):
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x026\0\0\0\0\0\0\0"
+    Image.fromarray(rgb).save(tmp_path / "a.jpg", exif=exif)
+    with Image.open(tmp_path / "a.jpg") as file:
+        assert file.getexif()[0x0112] == "6"
+    assert read_image(tmp_path / "a.jpg").shape == rgb.shape
+
+
 def test_broken_exif_does_not_lose_the_image(tmp_path, rgb):
     Image.fromarray(rgb).save(
         tmp_path / "a.jpg", quality=100, exif=b"Exif\0\0II*\0\xff\xff\xff\xff"
