@@ -4,7 +4,8 @@
     TABLE.md, .json, .png   what a table has come to so far
     runs/FINGERPRINT-SEED   a run folder of the trainer, with log.txt and, at its end, result.json
 
-Rows of equal settings, of one table or of several, are one run.
+Rows of equal settings, of one table or of several, are one run. What a run folder is follows from
+its config.yaml, so that runs of an older version, which knew fewer settings, are found.
 """
 
 import hashlib
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ggnet.ablate.rows import Row, as_overrides, settings_over
-from ggnet.config import Config, override, parse_config
+from ggnet.config import Config, load_config, override, parse_config
 from ggnet.data.annotations import Dataset, read_json
 from ggnet.data.unseen import open_dataset
 from ggnet.engine.checkpoint import LAST, check_same_config
+from ggnet.engine.lock import LOCK
 from ggnet.engine.runs import RESUMABLE
+from ggnet.engine.trainer import CONFIG
 from ggnet.errors import UserError, reader, reading
 from ggnet.io import atomic_write
 
@@ -36,16 +39,12 @@ class Job:
 
     folder: Path
     config: Config
+    setting: str  # the fingerprint of what it shares with the runs of other seeds
     names: list[str] = field(default_factory=list, compare=False)  # TABLE/ROW
 
     def named(self, name: str) -> "Job":
         """The same run, as that of a row TABLE/ROW."""
         return replace(self, names=[name])
-
-    @property
-    def setting(self) -> str:
-        """The fingerprint of what it shares with the runs of other seeds."""
-        return self.folder.name.rpartition("-")[0]
 
     @property
     def seed(self) -> int:
@@ -79,6 +78,7 @@ class Study:
                 )
         self.data = _hash_of(self.dataset)
         self._check()
+        self._folders = self._find_folders()
 
     def _check(self) -> None:
         path = self.folder / STUDY
@@ -90,7 +90,7 @@ class Study:
                 "choose another with --out"
             )
         elif self.folder.exists() and (
-            not self.folder.is_dir() or any(p.name != "run.lock" for p in self.folder.iterdir())
+            not self.folder.is_dir() or any(p.name != LOCK for p in self.folder.iterdir())
         ):
             raise UserError(
                 f"{self.folder} holds something that is no study; choose another folder with --out"
@@ -119,9 +119,17 @@ class Study:
 
     def job(self, config: Config, seed: int) -> Job:
         """The run of a configuration with a seed."""
-        config = override(config, [f"train.seed={seed}"])
-        name = f"{self.fingerprint(config)}-{seed}"
-        return Job(self.folder / RUNS / name, config)
+        config, setting = override(config, [f"train.seed={seed}"]), self.fingerprint(config)
+        new = self.folder / RUNS / f"{setting}-{seed}"
+        return Job(self._folders.setdefault((setting, seed), new), config, setting)
+
+    def _find_folders(self) -> dict[tuple[str, int], Path]:
+        """(fingerprint, seed) -> run folder, of those that there are."""
+        found: dict[tuple[str, int], Path] = {}
+        for path in sorted((self.folder / RUNS).glob(f"*/{CONFIG}")):
+            config = load_config(path)
+            found.setdefault((self.fingerprint(config), config.train.seed), path.parent)
+        return found
 
     def fingerprint(self, config: Config) -> str:
         """Of everything that decides a run's results but its seed."""
@@ -136,10 +144,12 @@ class Study:
 
     def results(self, config: Config) -> dict[int, dict[str, Any]]:
         """Seed -> what the finished runs of a setting have come to."""
-        found = {}
-        for path in sorted((self.folder / RUNS).glob(f"{self.fingerprint(config)}-*/{RESULT}")):
-            found[int(path.parent.name.rpartition("-")[2])] = read_result(path)
-        return found
+        setting = self.fingerprint(config)
+        return {
+            seed: read_result(folder / RESULT)
+            for (key, seed), folder in sorted(self._folders.items())
+            if key == setting and (folder / RESULT).exists()
+        }
 
 
 @reader("the result of a study's run")
@@ -153,9 +163,9 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def merge(jobs: Iterable[Job]) -> list[Job]:
     """Each run once, in the order of their first mention, with the names of all its rows."""
-    found: dict[Path, Job] = {}
+    found: dict[tuple[str, int], Job] = {}
     for job in jobs:
-        first = found.setdefault(job.folder, job)
+        first = found.setdefault((job.setting, job.seed), job)
         if first is not job:
             first.names.extend(name for name in job.names if name not in first.names)
     return list(found.values())

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ggnet.ablate import ablate as module
 from ggnet.ablate import execute, worker
@@ -105,6 +106,22 @@ def test_tables_share_runs(here, tiny, tmp_path):
         "steps2": 2,
     }
     assert rows["points25"]["runs"] == rows["steps1"]["runs"]
+
+
+def test_runs_of_an_older_version_are_found(here, tiny, tmp_path):
+    """One that did not know a setting has another fingerprint in the folder's name."""
+    out = tmp_path / "study"
+    command = ("table7", out, *TWO, "--seeds", 1, *tiny, "train.epochs=1")
+    assert ablate(*command) == 0
+    for run in list((out / RUNS).iterdir()):
+        settings = yaml.safe_load((run / CONFIG).read_text())
+        assert settings["model"].pop("checkpointing") == "none"
+        (run / CONFIG).write_text(yaml.safe_dump(settings))
+        run.rename(run.with_name(f"old{run.name[3:]}"))
+    before = json.loads((out / "table7.json").read_text())["rows"]
+    assert ablate(*command) == 0
+    assert len(here) == 2
+    assert json.loads((out / "table7.json").read_text())["rows"] == before
 
 
 def test_a_dry_run_leaves_nothing(here, tiny, tmp_path, capsys):
@@ -209,11 +226,14 @@ def test_a_run_folder_with_another_runs_content_is_refused(here, tiny, tmp_path,
     command = ("table7", out, *TWO, "--seeds", 1, *tiny, "train.epochs=1")
     assert ablate(*command) == 0
     one, two = sorted((out / RUNS).iterdir())
-    (one / CONFIG).write_bytes((two / CONFIG).read_bytes())
-    assert ablate(*command) == 2
-    error = capsys.readouterr().err
-    assert str(one) in error
-    assert "loss.offset_weight" in error
+    for mine, other in ((one, two), (two, one)):
+        kept = (mine / CONFIG).read_bytes()
+        (mine / CONFIG).write_bytes((other / CONFIG).read_bytes())
+        assert ablate(*command) == 2
+        error = capsys.readouterr().err
+        assert str(mine) in error
+        assert "loss.offset_weight" in error
+        (mine / CONFIG).write_bytes(kept)
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tiny, tmp_path, capsys, monkeypatch):
