@@ -78,7 +78,9 @@ def main() -> int:
         for count in counts:
             report, paths = make_report(count, Path(folder))
             for embed in (False, True):
-                table.add_row(f"{count:,}", *measure(report, paths, embed, Path(folder), browser))
+                row = [f"{count:,}", *measure(report, paths, embed, Path(folder), browser)]
+                table.add_row(*row)
+                print(*row, file=sys.stderr, flush=True)
         browser.close()
     Console(width=120).print(table)
     return 0

@@ -48,7 +48,6 @@ function choose(state) {
   const named = (pair) =>
     (state.verb === "" || pair.verb === +state.verb) &&
     (state.object === "" || pair.object.label === +state.object);
-  const looked = (t) => t.score >= state.min && (!state.counted || t.isCounted);
   const ofKind = {
     "": () => true,
     missed: () => false,
@@ -59,8 +58,13 @@ function choose(state) {
   const anyName = state.verb === "" && state.object === "";
   const chosen = { entries: [], triplets: 0, correct: 0, unscored: 0, missed: 0, pairs: 0 };
   for (const image of images) {
-    const pairs = new Set(image.found.filter(looked).map((t) => t.pair));
-    const found = image.found.filter((t) => looked(t) && kind(t) && named(t));
+    const [pairs, found] = [new Set(), []];
+    for (const t of image.found) {
+      if (t.score < state.min) break; // best first
+      if (state.counted && !t.isCounted) continue;
+      pairs.add(t.pair);
+      if (kind(t) && named(t)) found.push(t);
+    }
     const truth = image.truth.filter(named);
     const missed = hasTriplets
       ? truth.filter((pair) => misses && pair.isHoi && !pairs.has(pair.row))

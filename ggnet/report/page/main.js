@@ -1,7 +1,7 @@
 // Puts the page together and keeps what is chosen.
 
 const state = { ...everything, min: page.threshold };
-let chosen = choose(state);
+let chosen;
 
 const cards = gallery((index) => large.open(chosen.entries, index, state));
 const large = detail(cards.focus);
@@ -45,9 +45,15 @@ function named(names, used) {
 }
 
 function addFilters() {
-  const pairs = images.flatMap((image) => [...image.truth, ...image.found]);
-  const verbs = new Set(pairs.map((pair) => pair.verb));
-  const objects = new Set(pairs.map((pair) => pair.object.label));
+  const [verbs, objects] = [new Set(), new Set()];
+  for (const { truth, found } of images) {
+    for (const pairs of [truth, found]) {
+      for (const pair of pairs) {
+        verbs.add(pair.verb);
+        objects.add(pair.object.label);
+      }
+    }
+  }
   choice("verb", "Verb", [["", "any"], ...named(page.verbs, verbs)]);
   choice("object", "Object", [["", "any"], ...named(page.objects, objects)]);
   const orders = [["file", "as in the file"]];
