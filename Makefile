@@ -9,6 +9,8 @@ PYTEST_ARGS ?=
 FUZZ ?= 10000
 BENCH_ARGS ?=
 MUTANTS_ARGS ?=
+# Torch versions that `make wheel` tries its wheel with: "requirements", or folders of site-packages.
+WHEEL_TORCH ?= "$(TORCH)"
 
 # Two processes share the tests, as most of a test is one thread of the interpreter. Threads that
 # spin while they wait would take the cores from each other.
@@ -21,7 +23,7 @@ TRITON_SITE := build/triton/$(TRITON)
 WITH_TRITON := PYTHONPATH=$(CURDIR)/$(TRITON_SITE) TRITON_CACHE_DIR=$(CURDIR)/build/triton/cache
 BUILD_INPUTS := pyproject.toml setup.py build_backend.py ggnet/_build.py $(shell find csrc kernels -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow test-simt test-asan fuzz test-triton triton-budget simt-budget test-cuda-build mutants gpu-check bench bench-eval lint format clean
+.PHONY: help setup demo test test-slow test-simt test-asan fuzz test-triton triton-budget simt-budget test-cuda-build mutants gpu-check wheel bench bench-eval lint format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -87,6 +89,9 @@ mutants: setup $(TRITON_SITE)/.ready  ## do the tests notice a wrong line? 120 m
 
 gpu-check:  ## on a machine with a GPU: tests, compute-sanitizer, benchmarks with peers (10 minutes)
 	tests/device/check.sh
+
+wheel: setup  ## dist/ggnet-*-manylinux_*.whl, tried in a clean environment for each WHEEL_TORCH
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON=$(CURDIR)/$(BIN)/python tests/install/wheel.sh dist $(WHEEL_TORCH)
 
 bench: setup  ## operators and the peers that are installed, as a pytest-benchmark suite
 	$(BIN)/python -m pytest bench --benchmark-sort=name $(BENCH_ARGS)

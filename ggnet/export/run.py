@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,7 +55,7 @@ def export(
     size: tuple[int, int] | None = None,
     batch: int | None = 1,
     fixed_size: bool = True,
-    images: np.ndarray | None = None,
+    images: np.ndarray | Sequence[np.ndarray] | None = None,
 ) -> Checked:
     """Write a checkpoint's network in a format of EXPORTERS, with OUT.json beside it.
 
@@ -66,14 +66,15 @@ def export(
         size: height and width of the input; None: those of the network's training.
         batch: images at once; None: any number up to MOST.
         fixed_size: False: any multiples of the backbone's `size_multiple`.
-        images: (N, 3, height, width) float32 RGB from 0 to 1 to compare on; None: noise.
+        images: (N, 3, height, width) float32 RGB from 0 to 1 to compare on, or of a program of any
+            size several of them; None: noise.
 
     Raises:
         UserError: an unknown format, size or batch; a package that is missing; the written program
             finds something else; a file cannot be written.
     """
     exporter = _exporter(format_)
-    config, vocabulary = checkpoint.config, checkpoint.vocabulary
+    config = checkpoint.config
     size = size or tuple(config.data.input_size)
     multiple = BACKBONES[config.model.backbone].size_multiple
     if any(side < 1 or side % multiple for side in size):
@@ -111,13 +112,31 @@ def export(
             ) from error
         cases = _cases(size, batch, fixed_size, multiple, images)
         found = _compare(run, module, cases, format_)
-        seconds = _time(run, module, next(iter(cases)))
+        seconds = seconds_each([run, lambda x: _reference(module, x)], cases[0])
         files = [path for path in Path(folder).iterdir() if path.is_file()]
         total = sum(path.stat().st_size for path in files)
         for path in files:
             os.replace(path, out.parent / path.name)
+    write_about(
+        checkpoint, f"ggnet export to {format_}", out, size=size, batch=batch, fixed_size=fixed_size
+    )
+    return Checked(out, total, sum(len(case) for case in cases), *found, *seconds)
+
+
+def write_about(
+    checkpoint: Checkpoint,
+    what: str,
+    out: Path,
+    *,
+    size: tuple[int, int],
+    batch: int | None,
+    fixed_size: bool,
+) -> None:
+    """Write OUT.json: what the program takes and gives, and what its indices mean."""
+    vocabulary = checkpoint.vocabulary
+    multiple = BACKBONES[checkpoint.config.model.backbone].size_multiple
     about = {
-        "format": f"ggnet export to {format_}",
+        "format": what,
         "ggnet": ggnet.__version__,
         "input": {
             "name": INPUT,
@@ -132,7 +151,6 @@ def export(
     }
     with atomic_write(out.with_name(f"{out.name}.json"), "w") as file:
         file.write(json.dumps(about, indent=1) + "\n")
-    return Checked(out, total, sum(len(case) for case in cases), *found, *seconds)
 
 
 def letterboxed(folder: str | os.PathLike, size: tuple[int, int]) -> np.ndarray:
@@ -141,12 +159,20 @@ def letterboxed(folder: str | os.PathLike, size: tuple[int, int]) -> np.ndarray:
     Raises:
         UserError: no images there, or one that cannot be read.
     """
-    images = [
-        warp(frame.image, letterbox_affine(frame.image.shape[1], frame.image.shape[0], size), size)
-        for one in find_inputs([folder]).inputs
-        for frame in one.frames()
-    ]
-    return np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    return np.stack(
+        [
+            letterboxed_image(frame.image, size)
+            for one in find_inputs([folder]).inputs
+            for frame in one.frames()
+        ]
+    )
+
+
+def letterboxed_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8 RGB -> (3, height, width) float32 from 0 to 1, as a program takes it."""
+    height, width = image.shape[:2]
+    pixels = warp(image, letterbox_affine(width, height, size), size)
+    return pixels.transpose(2, 0, 1).astype(np.float32) / 255
 
 
 def _exporter(name: str) -> Exporter:
@@ -166,7 +192,7 @@ def _cases(
     batch: int | None,
     fixed_size: bool,
     multiple: int,
-    images: np.ndarray | None,
+    images: np.ndarray | Sequence[np.ndarray] | None,
 ) -> list[np.ndarray]:
     """Batches to compare on: of the size, and of others where the program takes them."""
     rng = np.random.default_rng(_SEED)
@@ -177,9 +203,10 @@ def _cases(
     count = batch or 1
     if images is None:
         images = noise(2 * count, *size)
-    cases = [images[i : i + count] for i in range(0, len(images) - count + 1, count)]
+    groups = [images] if isinstance(images, np.ndarray) else images
+    cases = [x[i : i + count] for x in groups for i in range(0, len(x) - count + 1, count)]
     if batch is None:
-        cases.append(np.concatenate([images[:1], noise(2, *size)]))
+        cases.append(np.concatenate([cases[0][:1], noise(2, *cases[0].shape[2:])]))
     if not fixed_size:
         height, width = size
         cases += [
@@ -251,13 +278,13 @@ def _reference(module: Deployed, images: np.ndarray) -> list[np.ndarray]:
     return [value.numpy() for value in module(torch.from_numpy(images))]
 
 
-def _time(run: Runner, module: Deployed, images: np.ndarray) -> tuple[float, float]:
-    """Seconds an image of the program and of PyTorch, in turns."""
+def seconds_each(runs: Sequence[Callable[[np.ndarray], object]], images: np.ndarray) -> list[float]:
+    """Median seconds an image of each, in turns."""
     images = np.ascontiguousarray(images)
-    times: tuple[list[float], list[float]] = [], []
+    times: list[list[float]] = [[] for _ in runs]
     for _ in range(_ROUNDS):
-        for function, mine in zip((run, lambda x: _reference(module, x)), times, strict=True):
+        for run, mine in zip(runs, times, strict=True):
             start = time.perf_counter()
-            function(images)
+            run(images)
             mine.append((time.perf_counter() - start) / len(images))
-    return statistics.median(times[0]), statistics.median(times[1])
+    return [statistics.median(mine) for mine in times]

@@ -10,6 +10,7 @@ from PIL import Image
 from samples import save_untrained
 
 from ggnet.config import Config
+from ggnet.data.annotations import load_dataset
 
 # What makes `ggnet demo` and a training small; the commands are otherwise as printed.
 SMALL = (
@@ -66,7 +67,7 @@ def test_training_page(tmp_path, scenes):
 
 
 @pytest.mark.slow
-def test_export_page(tmp_path):
+def test_export_page(tmp_path, scenes):
     pytest.importorskip("onnxscript")
     pytest.importorskip("openvino")
     folder = tmp_path / "clone"
@@ -74,15 +75,19 @@ def test_export_page(tmp_path):
     (folder / "examples").symlink_to(ROOT / "examples", target_is_directory=True)
     config = Config()
     config.data.input_size = (64, 64)
+    config.data.root = "data/scenes"
     config.model.width = 16
-    save_untrained(folder / "runs" / "demo", config)
+    save_untrained(folder / "runs" / "demo", config, load_dataset(scenes).vocabulary)
+    (folder / "data").mkdir()
+    (folder / "data" / "scenes").symlink_to(scenes, target_is_directory=True)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "image.ppm")
     shell = Shell(folder)
     outputs = [shell.run(line) for line in commands("docs/export.md")]
     assert all("the same as PyTorch" in " ".join(text.split()) for text in outputs[:4])
     assert outputs[-1].count(" verb ") == 5
-    for name in ("model.onnx", "model.xml", "model.bin", "model.pt2"):
+    assert "images of split test" in " ".join(outputs[4].split())
+    for name in ("model.onnx", "model.xml", "model.bin", "model.pt2", "model-int8.onnx"):
         assert (folder / "runs" / "demo" / name).exists()
 
 

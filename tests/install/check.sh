@@ -19,20 +19,8 @@ must_say() {  # must_say TEXT COMMAND...: the command fails and explains itself 
   grep -qF "$text" <<<"$output" || fail "no '$text' in: $output"
   ! grep -qF Traceback <<<"$output" || fail "a traceback: $output"
 }
-run_operator() {  # outside of the checkout, so that what was installed is what is imported
-  (cd "$work" && "$1/bin/python" - <<'PYTHON'
-import torch
-
-from ggnet import kernels, ops, reference  # noqa: F401
-
-logits = torch.randn(2, 3, 8, 8, requires_grad=True)
-target = torch.rand(2, 3, 8, 8)
-loss = ops.hna_loss(logits, target)
-loss.backward()
-torch.testing.assert_close(loss, reference.hna_loss(logits, target))
-print(f"   torch {torch.__version__}: {ops.__file__}")
-PYTHON
-  )
+run_operators() {  # run_operators ENVIRONMENT FOLDER: what is imported lies in FOLDER
+  (cd "$work" && "$1/bin/python" "$root/tests/install/run.py" "$2")  # outside of the checkout
 }
 
 mkdir "$work/source"
@@ -57,12 +45,12 @@ wheel=$(ls "$work/wheels"/ggnet-*-cp311-abi3-*.whl) || fail "no wheel for every 
 step "the wheel in a clean environment"
 "$python" -m venv "$work/clean"
 "$work/clean/bin/pip" install "$run_torch" "$wheel"
-run_operator "$work/clean"
+run_operators "$work/clean" "$work/clean"
 "$work/clean/bin/ggnet" env >/dev/null
 
 step "editable, with build isolation"
 "$work/build/bin/pip" install -e .
-run_operator "$work/build"
+run_operators "$work/build" "$work/source"
 [ "$("$work/build/bin/pip" freeze | grep '^torch==')" = "$torch_before" ] ||
   fail "the installation replaced $torch_before"
 echo "installation: ok"
