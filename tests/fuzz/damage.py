@@ -57,7 +57,7 @@ def _change(value: Any, rng: Random) -> Any:
         holder[key] = copy.deepcopy(other[elsewhere])
     elif action == "nest":
         holder[key] = [old] if rng.random() < 0.5 else {str(key): old}
-    elif action == "number" and isinstance(old, int | float) and math.isfinite(old):
+    elif action == "number" and isinstance(old, int | float) and abs(old) < 1e300:
         holder[key] = rng.choice((-old, old + 1, old - 1, old * 1000, old / 3, str(old)))
     elif action == "rename" and isinstance(holder, dict):
         holder[rng.choice((str(key).upper(), f"{key} ", f"{key}s", ""))] = holder.pop(key)
