@@ -41,13 +41,15 @@ raise SystemExit(main(sys.argv[1:]))
 """
 
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # torchrun's choice for several processes of a machine
+
+
 def torchrun(*arguments, script=None):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     what = ["-m", "ggnet"] if script is None else ["--no-python", sys.executable, "-c", script]
     return subprocess.run(
         [*command, *what, *map(str, arguments)],
-        env=environment,
+        env=os.environ | ONE_THREAD,
         capture_output=True,
         text=True,
         timeout=300,
@@ -62,10 +64,8 @@ def two_launchers(*arguments):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
     meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", "--rdzv-id=test"]
     command = [*launcher, *meeting, "-m", "ggnet", *map(str, arguments)]
-    processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, env=os.environ | ONE_THREAD, **pipes) for _ in range(2)]
     return [(*process.communicate(timeout=300), process.returncode) for process in processes]
 
 
