@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ggnet.config import Config, DataConfig
 from ggnet.cores import cores_of_process
@@ -193,6 +194,12 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, int(index)) for index in batch]
 
 
+class _WorkersBatches(_MultiProcessingDataLoaderIter):
+    """torch's, quiet where its construction fails half way: what is thrown away asks for this."""
+
+    _shutdown = True  # until there is anything to shut down
+
+
 class HOILoader(DataLoader):
     """A DataLoader of `Batch`es for training, of `ImageBatch`es for evaluation.
 
@@ -231,6 +238,9 @@ class HOILoader(DataLoader):
                 f"the processes that load images cannot be used: {error.strerror or error}. Set "
                 "data.workers lower (0: none), or raise the system's limit (`ulimit -a`)"
             ) from error
+
+    def _get_iterator(self) -> Iterator:
+        return _WorkersBatches(self) if self.num_workers else super()._get_iterator()
 
     def _next(self, batches: Iterator) -> ImageBatch | Piped | UserError | None:
         """The next item, None at the end."""

@@ -166,6 +166,8 @@ def test_no_shared_memory_at_all(monkeypatch):
 
 
 def test_few_files(tmp_path, caplog, monkeypatch):
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
     monkeypatch.setattr(HOILoader, "_told", set())
     expected = content(loader(tmp_path, **{"data.workers": 0}))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -180,6 +182,7 @@ def test_few_files(tmp_path, caplog, monkeypatch):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert FEW_FILES.format(limit=here + 40) in caplog.text
+    assert not ignored  # nothing on the screen beside the message
 
 
 def test_a_killed_worker_is_an_error_of_the_user(tmp_path, monkeypatch):
