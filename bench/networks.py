@@ -14,6 +14,7 @@ from ggnet import ops, reference
 from ggnet.config import ModelConfig
 from ggnet.data.batch import Batch
 from ggnet.data.dataset import collate
+from ggnet.data.preprocess import InputImage
 from ggnet.data.tables import hico_vocabulary
 from ggnet.data.targets import build_targets
 from ggnet.models import Backbone, GGNet, build_model
@@ -78,8 +79,8 @@ def batch(count: int, size: int) -> Batch:
         people = np.arange(PAIRS)
         pairs = np.column_stack([people, people + PAIRS, hois[:, 0]])
         targets = build_targets(boxes, labels, pairs, vocabulary.valid_pairs, grid)
-        pixels = rng.standard_normal((size, size, 3), np.float32)
-        samples.append({"pixels": pixels, "meta": None, **targets})
+        image = InputImage(rng.integers(0, 256, (size, size, 3), np.uint8), None, None)
+        samples.append({"input": image, "seconds": {}, **targets})
     return collate(samples)
 
 

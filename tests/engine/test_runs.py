@@ -170,6 +170,7 @@ def test_a_run_folder_deleted_during_training(quick, tmp_path, monkeypatch, capl
     def deleting(self, *args):
         epochs.append(1)
         if len(epochs) == 2:
+            self._writer.wait()  # rmtree stops at a folder that is written into
             shutil.rmtree(run)
         return original(self, *args)
 
