@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -94,19 +95,22 @@ def probe(config: Config) -> dict[str, float]:
         UserError: it cannot run.
     """
     settings = json.dumps(config.model_dump(mode="json"))
-    process = subprocess.Popen(
-        [*WORKER, "probe", settings],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=_environment(0, config),
-    )
-    # Not communicate: the end of its stdin would end it.
-    with process:
-        output, errors = process.stdout.read(), process.stderr.read()
-        if process.wait() != 0:
-            raise UserError(errors.strip().removeprefix("error: ") or "a trial run was killed")
+    with tempfile.TemporaryFile("w+") as said:  # a full pipe that nobody reads would stop it
+        process = subprocess.Popen(
+            [*WORKER, "probe", settings],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            env=_environment(0, config),
+        )
+        # Not communicate: the end of its stdin would end it.
+        with process:
+            output, status = process.stdout.read(), process.wait()
+        said.seek(0)
+        errors = said.read().strip().rpartition("error: ")[2]
+        if status != 0:
+            raise UserError(errors or "a trial run was killed")
     return json.loads(output)
 
 

@@ -101,6 +101,8 @@ def probe(config: Config) -> dict[str, float]:
         times.append(time.monotonic())
     training = _mean_step(times) * len(records) / config.train.batch_size * config.train.epochs
     scored, _ = dataset.load_to_score(SPLIT, partial=config.eval.partial)
+    if not any(len(record.pairs) for record in scored):
+        raise UserError(f"split {SPLIT} of {dataset.root} has no annotated pair to score rows by")
     predictor = Predictor(model, vocabulary, config, device)
     times = [time.monotonic()]
     few = scored[: PROBED * config.eval.batch_size]

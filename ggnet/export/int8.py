@@ -8,7 +8,6 @@ import contextlib
 import io
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +31,14 @@ from ggnet.errors import UserError
 from ggnet.eval.score import score
 from ggnet.export import EXPORTERS, Runner
 from ggnet.export.program import INPUT, OUTPUTS
-from ggnet.export.run import export, letterboxed_image, seconds_each, write_about
+from ggnet.export.run import (
+    draft_folder,
+    export,
+    letterboxed_image,
+    seconds_each,
+    write_about,
+    writing,
+)
 from ggnet.triplets import Detections, Triplets
 
 CALIBRATION = 200  # images, of the training split, that the ranges of values are taken from
@@ -83,17 +89,14 @@ def quantize(
     config.data.root = root or find_root(config.data.root, checkpoint.path, console)
     dataset = open_dataset(config.data)
     check_vocabulary(dataset, checkpoint.vocabulary, checkpoint.path)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        place = tempfile.TemporaryDirectory(prefix=".export.", dir=out.parent)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from None
-    with place as folder:
-        plain, draft = Path(folder) / f"float-{out.name}", Path(folder) / out.name
+    what = "onnx in 8 bits"
+    with draft_folder(out) as folder:
+        plain, draft = folder / f"float-{out.name}", folder / out.name
         checked = export(checkpoint, "onnx", plain, size=size, batch=batch, fixed_size=fixed_size)
         images = _calibration(dataset, size)
-        _write(plain, draft, images, batch or 4)
-        run, float_run = (EXPORTERS["onnx"].load(path) for path in (draft, plain))
+        with writing(what, out):
+            _write(plain, draft, images, batch or 4)
+            run, float_run = (EXPORTERS["onnx"].load(path) for path in (draft, plain))
         report = [
             _mean_ap(checkpoint, config, dataset, runner, batch, console) for runner in (None, run)
         ]
@@ -106,8 +109,9 @@ def quantize(
             )
         seconds, float_seconds = seconds_each([run, float_run], images[: batch or 1])
         written = draft.stat().st_size
-        os.replace(draft, out)
-    write_about(checkpoint, "onnx in 8 bits", out, size=size, batch=batch, fixed_size=fixed_size)
+        with writing(what, out):
+            os.replace(draft, out)
+    write_about(checkpoint, what, out, size=size, batch=batch, fixed_size=fixed_size)
     split = dataset.split_to_score
     return Quantized(
         *(out, written, checked.size, count, split, mean_ap, float_ap, seconds, float_seconds)
@@ -185,7 +189,13 @@ def _mean_ap(
             predictor.run, predictor.batch = run, batch
         predictions = predict_split(predictor, records, worker, console)
     report = score(predictions, dataset, split, config.eval, records, missing)
-    return report.result.headline()["mAP"], len(records)
+    found = report.result.headline()
+    if "mAP" not in found:
+        raise UserError(
+            f"split {split} of {dataset.root} has no annotated pair, so that no mean AP says what "
+            "8 bits cost; give another dataset with --data, or export it without --int8"
+        )
+    return found["mAP"], len(records)
 
 
 class ExportedPredictor(Predictor):

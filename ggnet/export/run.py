@@ -6,7 +6,8 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -90,37 +91,62 @@ def export(
     predictor = Predictor.of(checkpoint, "cpu")
     module = Deployed(predictor.detector, config.model.stride).eval()
     program = trace(module, size, size_multiple=multiple, batch=batch, fixed_size=fixed_size)
+    with draft_folder(out) as folder:
+        draft = folder / out.name
+        with writing(format_, out):
+            exporter.write(program, draft)
+            run = exporter.load(draft)
+        cases = _cases(size, batch, fixed_size, multiple, images)
+        found = _compare(run, module, cases, format_)
+        seconds = seconds_each([run, lambda x: _reference(module, x)], cases[0])
+        files = [path for path in folder.iterdir() if path.is_file()]
+        total = sum(path.stat().st_size for path in files)
+        with writing(format_, out):
+            for path in files:
+                os.replace(path, out.parent / path.name)
+    write_about(
+        checkpoint, f"ggnet export to {format_}", out, size=size, batch=batch, fixed_size=fixed_size
+    )
+    return Checked(out, total, sum(len(case) for case in cases), *found, *seconds)
+
+
+@contextmanager
+def draft_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` for what is not proven yet; it goes with the block.
+
+    Raises:
+        UserError: it cannot be made.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         place = tempfile.TemporaryDirectory(prefix=".export.", dir=out.parent)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from None
     with place as folder:
-        draft = Path(folder) / out.name
-        try:
-            with warnings.catch_warnings():  # of the writers, about their own inside
-                warnings.simplefilter("ignore")
-                exporter.write(program, draft)
-            run = exporter.load(draft)
-        except OSError as error:
-            raise UserError(f"cannot write {out}: {error.strerror or error}") from None
-        except Exception as error:  # compilers and runtimes have exceptions of their own
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"the {format_} file cannot be made ({type(error).__name__}: {reason}); "
-                "nothing was kept"
-            ) from error
-        cases = _cases(size, batch, fixed_size, multiple, images)
-        found = _compare(run, module, cases, format_)
-        seconds = seconds_each([run, lambda x: _reference(module, x)], cases[0])
-        files = [path for path in Path(folder).iterdir() if path.is_file()]
-        total = sum(path.stat().st_size for path in files)
-        for path in files:
-            os.replace(path, out.parent / path.name)
-    write_about(
-        checkpoint, f"ggnet export to {format_}", out, size=size, batch=batch, fixed_size=fixed_size
-    )
-    return Checked(out, total, sum(len(case) for case in cases), *found, *seconds)
+        yield Path(folder)
+
+
+@contextmanager
+def writing(what: str, out: Path) -> Iterator[None]:
+    """For writers and runtimes: their warnings are about their own inside, and they have exceptions
+    of their own.
+
+    Raises:
+        UserError: in place of any.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the {what} file cannot be made ({type(error).__name__}: {reason}); nothing was kept"
+        ) from error
 
 
 def write_about(

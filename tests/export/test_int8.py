@@ -94,3 +94,33 @@ def test_what_does_not_go_together(trained, tmp_path, monkeypatch, capsys, optio
     assert main(["export", "best.pt", *options]) == 2
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
+
+
+def bare(scenes, root):
+    """The scenes without a pair in the test split."""
+    shutil.copytree(scenes, root)
+    entries = json.loads((root / "test.json").read_text())
+    for entry in entries:
+        entry["hoi_annotation"] = []
+    (root / "test.json").write_text(json.dumps(entries))
+    return root
+
+
+@pytest.mark.slow
+def test_a_split_without_pairs_proves_nothing(trained, scenes, tmp_path, capsys):
+    args = ["export", str(trained), "--format", "onnx", "--int8", "--out", str(tmp_path / "a.onnx")]
+    assert main([*args, "--data", str(bare(scenes, tmp_path / "bare"))]) == 2
+    assert "split test of" in (said := capsys.readouterr().err)
+    assert "has no annotated pair" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["bare"]
+
+
+@pytest.mark.slow
+def test_a_quantizer_that_fails_is_a_message(trained, tmp_path, monkeypatch):
+    def fail(*_):
+        raise KeyError("no such tensor")
+
+    monkeypatch.setattr(module, "_write", fail)
+    with pytest.raises(UserError, match="onnx in 8 bits file cannot be made .KeyError.*was kept"):
+        module.quantize(open_checkpoint(trained), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
