@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from samples import save_untrained
 
-from ggnet.config import load_config
+from ggnet.cli import main
+from ggnet.config import Config, load_config
 from ggnet.data.annotations import Dataset, load_dataset
 from ggnet.eval.predictions import ImagePrediction, write_predictions
 from ggnet.eval.report import Report
@@ -100,3 +102,16 @@ def _prediction(record, rng: np.random.Generator) -> ImagePrediction:
         verbs,
         rng.random(count).astype(np.float32) ** 3,
     )
+
+
+@pytest.fixture(scope="session")
+def evaluated(scenes, tmp_path_factory):
+    """The run folder of an untrained network, evaluated."""
+    folder = tmp_path_factory.mktemp("runs") / "untrained"
+    config = Config()
+    config.data.root, config.data.input_size, config.data.workers = str(scenes), (64, 64), 0
+    config.model.width, config.model.points_per_step = 16, 9
+    config.train.device, config.eval.batch_size = "cpu", 4
+    save_untrained(folder, config, load_dataset(scenes).vocabulary)
+    assert main(["eval", str(folder)]) == 0
+    return folder

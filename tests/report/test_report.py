@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from samples import save_untrained
 
 import ggnet.report.write as write
 from ggnet.cli import main
-from ggnet.config import Config, load_config
+from ggnet.config import load_config
 from ggnet.data.annotations import load_dataset
 from ggnet.data.images import read_image
 from ggnet.engine.checkpoint import BEST, open_checkpoint, save_checkpoint
@@ -65,19 +64,6 @@ def ggnet(capsys):
         return status, captured.out, captured.err
 
     return run
-
-
-@pytest.fixture(scope="module")
-def evaluated(scenes, tmp_path_factory):
-    """The run folder of an untrained network, evaluated."""
-    folder = tmp_path_factory.mktemp("runs") / "untrained"
-    config = Config()
-    config.data.root, config.data.input_size, config.data.workers = str(scenes), (64, 64), 0
-    config.model.width, config.model.points_per_step = 16, 9
-    config.train.device, config.eval.batch_size = "cpu", 4
-    save_untrained(folder, config, load_dataset(scenes).vocabulary)
-    assert main(["eval", str(folder)]) == 0
-    return folder
 
 
 def unpacked(image, key, width):

@@ -8,11 +8,9 @@ import shutil
 
 import numpy as np
 import pytest
-from samples import save_untrained
 
 from ggnet.cli import main
-from ggnet.config import Config, load_config
-from ggnet.data.annotations import load_dataset
+from ggnet.config import load_config
 from ggnet.eval.errors import CAUSES, counted, triplet_causes
 from ggnet.report import contents
 from ggnet.report.make import browse, report_file
@@ -69,17 +67,11 @@ def predicted(awkward, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def of_run(scenes, tmp_path_factory):
+def of_run(evaluated, tmp_path_factory):
     """The page of an untrained network's run, with its ActPoints, embedded."""
-    folder = tmp_path_factory.mktemp("runs") / "untrained"
-    config = Config()
-    config.data.root, config.data.input_size, config.data.workers = str(scenes), (64, 64), 0
-    config.model.width, config.model.points_per_step = 16, 9
-    config.train.device, config.eval.batch_size = "cpu", 4
-    save_untrained(folder, config, load_dataset(scenes).vocabulary)
-    assert main(["eval", str(folder)]) == 0
-    assert main(["report", str(folder), "--embed"]) == 0
-    return folder / "report.html"
+    page = tmp_path_factory.mktemp("pages") / "report.html"
+    assert main(["report", str(evaluated), "--embed", "--out", str(page)]) == 0
+    return page
 
 
 def numbers(tab):
@@ -225,7 +217,7 @@ def test_pointing_at_a_triplet(visit, of_run):
     detail.locator(".list button").nth(1).hover()
     assert drawn(detail) == ALONE | {"step1": 0}
     detail.locator(".close").click()
-    assert not detail.is_visible()
+    detail.wait_for(state="hidden")
 
 
 def test_keyboard(visit, of_run):
@@ -282,12 +274,12 @@ def test_keyboard(visit, of_run):
     press("ArrowLeft")  # there is none before
     assert title.inner_text() == first
     press("Escape")
-    assert not detail.is_visible()
-    assert tab.evaluate(focused) == first
+    detail.wait_for(state="hidden")
+    tab.wait_for_function(f"label => {focused} === label", arg=first)  # on the dialog's close event
     press("?")
-    assert tab.locator("#help").is_visible()
+    tab.locator("#help").wait_for(state="visible")
     press("Escape")
-    assert not tab.locator("#help").is_visible()
+    tab.locator("#help").wait_for(state="hidden")
 
 
 def test_a_narrow_window(visit, predicted):
