@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 
 from ggnet.config import load_config
 from ggnet.data.annotations import Dataset, ImageRecord, read_json
 from ggnet.data.images import read_image
 from ggnet.data.unseen import open_dataset
-from ggnet.engine.evaluation import PREDICTIONS
+from ggnet.engine.evaluation import PREDICTIONS, find_root
 from ggnet.errors import UserError, reading
 from ggnet.eval.errors import CAUSES, counted, triplet_causes
 from ggnet.eval.predictions import ImagePrediction, read_predictions
@@ -67,8 +68,9 @@ def open_runs(folders: Sequence[str | Path], root: str | None = None) -> Compari
             f"the last evaluations were of different splits: {said}. `ggnet eval RUN --split SPLIT`"
         )
     config = load_config(folders[0] / CONFIG)
-    if root is not None:
-        config.data.root = root
+    config.data.root = root or find_root(
+        config.data.root, folders[0] / CONFIG, Console(stderr=True)
+    )
     dataset, split = open_dataset(config.data), splits[folders[0]]
     records = dataset.load(split)
     known = {record.image_id for record in records}

@@ -90,11 +90,16 @@ def check_vocabulary(dataset: Dataset, vocabulary: Vocabulary, checkpoint: Path)
         )
 
 
-def find_root(root: str, checkpoint: Path, console: Console | None) -> str:
-    """A relative data.root as it is, or beside the run where the command runs in another folder."""
+def find_root(root: str, file: Path, console: Console | None) -> str:
+    """A relative data.root as it is, or beside the run where the command runs in another folder.
+
+    Args:
+        file: one of the run's, such as its checkpoint.
+        console: where it is said that the folder beside the run is used.
+    """
     if Path(root).is_absolute() or Path(root).exists():
         return root
-    for folder in checkpoint.resolve().parents:
+    for folder in file.resolve().parents:
         if (folder / root).exists():
             if console is not None:
                 text = f"no {root} here; using the one beside the run, {folder / root}"

@@ -1,6 +1,7 @@
 """`ggnet compare`: pages of runs side by side and of errors."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -109,6 +110,19 @@ def test_the_command_leaves_a_page(runs, tmp_path, capsys):
     few = Image.open(written).size
     assert main(["compare", one, two, "--count", "4", "--out", str(tmp_path / "b")]) == 0
     assert Image.open(tmp_path / "b" / "compare.png").size[1] > 1.5 * few[1]
+
+
+def test_from_another_folder_the_data_beside_the_run_is_found(
+    runs, scenes, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(runs[0], tmp_path / "here/runs/1")
+    shutil.copytree(scenes, tmp_path / "here/data")
+    config = tmp_path / "here/runs/1/config.yaml"
+    config.write_text(re.sub("root: .*", "root: data", config.read_text()))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["compare", "../here/runs/1", "--failures", "--out", "out"]) == 0
+    assert "using the one beside the run" in capsys.readouterr().err
 
 
 def test_failures_are_those_that_eval_counts(runs, tmp_path, scenes):
