@@ -2,6 +2,7 @@
 // from the tensors: two faces of one modulated deformable convolution.
 #pragma once
 
+#include <string>
 #include <tuple>
 
 #include "../common/check.h"
@@ -44,14 +45,42 @@ struct DeformGradients {
 
 namespace detail {
 
+// How many runs the channels and outputs are cut into, by the channels that an output has weights
+// for.
+inline int64_t weight_groups(const Tensor& features, const Tensor& weight) {
+  const int64_t channels = features.size(1), outputs = weight.size(0), each = weight.size(1);
+  STD_TORCH_CHECK(channels % each == 0, "weight has ", each, " input channels, expected the ",
+                  channels, " of features or, for groups, a divisor of it");
+  const int64_t groups = channels / each;
+  STD_TORCH_CHECK(outputs % groups == 0, "weight has ", outputs,
+                  " outputs, expected a multiple of ", groups, ", the groups that its ", each,
+                  " of ", channels, " input channels mean");
+  return groups;
+}
+
+// How many runs of the channels have points of their own, by the channels of `offset`.
+inline int64_t offset_groups(const Tensor& offset, int64_t points, int64_t channels) {
+  check_shape(offset, "offset", {kAnySize, kAnySize, kAnySize, kAnySize});
+  const int64_t got = offset.size(1);
+  if (got > 0 && got % (2 * points) == 0 && channels % (got / (2 * points)) == 0)
+    return got / (2 * points);
+  std::string fitting;
+  for (int64_t groups = 1; groups <= channels; ++groups)
+    if (channels % groups == 0)
+      fitting += (fitting.empty() ? "" : ", ") + std::to_string(2 * groups * points);
+  STD_TORCH_CHECK(false, "offset has ", got, " channels, expected 2 G K, K = ", points,
+                  " points, for a number of offset groups G that divides the ", channels,
+                  " channels of features: one of ", fitting);
+}
+
 inline DeformShape deform_shape(const Tensor& features, const Tensor& weight,
                                 const DeformSteps& steps) {
   check_shape(features, "features", {kAnySize, kAnySize, kAnySize, kAnySize});
   check_like(weight, "weight", features);
-  check_shape(weight, "weight", {kAnySize, features.size(1), kAnySize, kAnySize});
-  STD_TORCH_CHECK(features.size(1) > 0 && weight.size(0) > 0 && weight.size(2) > 0 &&
-                      weight.size(3) > 0 && features.size(2) > 0 && features.size(3) > 0,
-                  "features and weight have an empty dimension other than the batch");
+  check_shape(weight, "weight", {kAnySize, kAnySize, kAnySize, kAnySize});
+  STD_TORCH_CHECK(
+      features.size(1) > 0 && features.size(2) > 0 && features.size(3) > 0 && weight.numel() > 0,
+      "features and weight have an empty dimension other than the batch");
   const auto [stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w] = steps;
   STD_TORCH_CHECK(
       stride_h > 0 && stride_w > 0 && pad_h >= 0 && pad_w >= 0 && dilation_h > 0 && dilation_w > 0,
@@ -86,10 +115,19 @@ inline DeformShape deform_shape(const Tensor& features, const Tensor& weight,
           .pad_h = narrow(pad_h),
           .pad_w = narrow(pad_w),
           .dilation_h = narrow(dilation_h),
-          .dilation_w = narrow(dilation_w)};
+          .dilation_w = narrow(dilation_w),
+          .groups = narrow(weight_groups(features, weight)),
+          .offset_groups = 1};
 }
 
 }  // namespace detail
+
+// For a device whose kernels have one group.
+inline void refuse_groups(const DeformInputs& in, const char* device) {
+  STD_TORCH_CHECK(in.shape.groups == 1 && in.shape.offset_groups == 1, "deform_conv2d on ", device,
+                  " has neither groups nor offset groups; got ", in.shape.groups, " and ",
+                  in.shape.offset_groups);
+}
 
 // A map of the output's size.
 inline void check_map(const Tensor& t, const char* name, const DeformInputs& in, int64_t channels) {
@@ -105,8 +143,10 @@ inline void check_bias(const Tensor& bias, const DeformInputs& in) {
 inline DeformInputs actpoint_inputs(const Tensor& features, const Tensor& points,
                                     const Tensor& weight,
                                     const std::optional<Tensor>& base_offset) {
-  const auto half = [&](int i) { return weight.dim() == 4 ? weight.size(i) / 2 : 0; };
-  DeformInputs in{.shape = detail::deform_shape(features, weight, {1, 1, half(2), half(3), 1, 1}),
+  check_shape(features, "features", {kAnySize, kAnySize, kAnySize, kAnySize});
+  check_shape(weight, "weight", {kAnySize, features.size(1), kAnySize, kAnySize});
+  const DeformSteps steps{1, 1, weight.size(2) / 2, weight.size(3) / 2, 1, 1};
+  DeformInputs in{.shape = detail::deform_shape(features, weight, steps),
                   .features = features,
                   .weight = weight,
                   .offset = points,
@@ -128,8 +168,10 @@ inline DeformInputs deform_inputs(const Tensor& input, const Tensor& offset, con
                   .offset = offset,
                   .mask = mask,
                   .raw = false};
-  check_map(offset, "offset", in, 2 * in.points());
-  if (mask) check_map(*mask, "mask", in, in.points());
+  const int64_t groups = detail::offset_groups(offset, in.points(), in.shape.channels);
+  in.shape.offset_groups = static_cast<int>(groups);
+  check_map(offset, "offset", in, 2 * groups * in.points());
+  if (mask) check_map(*mask, "mask", in, groups * in.points());
   return in;
 }
 

@@ -72,6 +72,7 @@ void dispatch(ScalarType dtype, Math float32, F f) {
 class CudaCall {
  public:
   CudaCall(const DeformInputs& inputs, bool tf32) : in_(inputs), device_(inputs.features) {
+    refuse_groups(in_, "cuda");
     const Tensor& features = in_.features;
     const ScalarType dtype = features.scalar_type();
     STD_TORCH_CHECK(

@@ -62,10 +62,23 @@ struct Problem {
 Problem problem(const py::dict& d) {
   auto get = [&](const char* key) { return py::cast<int>(d[key]); };
   Problem p;
-  p.shape = {get("batch"),    get("channels"),   get("height"),    get("width"),
-             get("outputs"),  get("out_height"), get("out_width"), get("kernel_h"),
-             get("kernel_w"), get("stride_h"),   get("stride_w"),  get("pad_h"),
-             get("pad_w"),    get("dilation_h"), get("dilation_w")};
+  p.shape = {get("batch"),
+             get("channels"),
+             get("height"),
+             get("width"),
+             get("outputs"),
+             get("out_height"),
+             get("out_width"),
+             get("kernel_h"),
+             get("kernel_w"),
+             get("stride_h"),
+             get("stride_w"),
+             get("pad_h"),
+             get("pad_w"),
+             get("dilation_h"),
+             get("dilation_w"),
+             1,
+             1};
   const DeformShape& s = p.shape;
   const long long points = s.kernel_h * s.kernel_w;
   const long long pixels = static_cast<long long>(s.batch) * s.out_height * s.out_width;

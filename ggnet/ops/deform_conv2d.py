@@ -25,9 +25,11 @@ def deform_conv2d(
 ) -> Tensor:
     """Every tap of the kernel reads the input at its regular position plus a learned offset.
 
-    Signature, layout and semantics of torchvision.ops.deform_conv2d with one group and one offset
-    group; the sampled columns are never materialized. Samples are bilinear and zero outside of the
-    input.
+    Signature, layout and semantics of torchvision.ops.deform_conv2d; the sampled columns are never
+    materialized. Samples are bilinear and zero outside of the input. The shapes tell the numbers of
+    groups: with a weight of C / groups channels, the n-th C / groups channels give the n-th
+    O / groups outputs; with an offset of 2GK channels, the n-th C / G channels are read at the n-th
+    K taps' offsets and masks.
 
     float32, bfloat16, float16, and float64 on the CPU; sums are at least float32. Differentiable in
     all five tensors; second derivatives, forward mode and torch.func run plain torch operations,
@@ -36,18 +38,17 @@ def deform_conv2d(
 
     Args:
         input: (B, C, H, W); the output has its memory format.
-        offset: (B, 2K, Ho, Wo) in cells, K = kh * kw; channels 2k, 2k+1 are (dy, dx) of tap k,
-            taps row by row.
-        weight: (O, C, kh, kw).
+        offset: (B, 2GK, Ho, Wo) in cells, K = kh * kw, G a divisor of C; channels 2(gK + k) and
+            2(gK + k) + 1 are (dy, dx) of offset group g's tap k, taps row by row.
+        weight: (O, C / groups, kh, kw), O a multiple of groups.
         bias: (O,).
         stride, padding, dilation: an integer or (vertical, horizontal), in cells.
-        mask: (B, K, Ho, Wo), factor of each sample; None: 1.
+        mask: (B, GK, Ho, Wo), factor of each sample; None: 1.
 
     Returns:
         (B, O, Ho, Wo), Ho = (H + 2 padding - dilation (kh - 1) - 1) // stride + 1.
 
     Raises:
-        NotImplementedError: shapes that mean more than one group or offset group.
         ValueError: a shape or device that does not fit, or 2**31 elements and more.
         TypeError: a dtype that does not fit.
         BackendError: no kernel for this device, or not in the chosen backend.
@@ -61,21 +62,31 @@ def deform_conv2d(
     batch, channels, height, width = input.shape
     outputs, group_channels, kernel_h, kernel_w = weight.shape
     taps = kernel_h * kernel_w
-    if taps == 0:
+    if channels == 0:
+        raise ValueError("input has no channels")
+    if taps == 0 or group_channels == 0:
         raise ValueError(
-            f"weight has shape {tuple(weight.shape)}; expected (O, C, kh, kw) with kh, kw > 0"
+            f"weight has shape {tuple(weight.shape)}; expected (O, C / groups, kh, kw), none empty"
         )
-    if group_channels != channels and group_channels > 0 and channels % group_channels == 0:
-        raise NotImplementedError(
-            f"weight has {group_channels} input channels for an input of {channels}: that is "
-            f"{channels // group_channels} groups; ggnet.ops.deform_conv2d has one"
+    if channels % group_channels != 0:
+        raise ValueError(
+            f"weight has {group_channels} input channels; expected the {channels} of input or, for "
+            "groups, a divisor of it"
         )
-    if offset.shape[1] > 2 * taps and offset.shape[1] % (2 * taps) == 0:
-        raise NotImplementedError(
-            f"offset has {offset.shape[1]} channels for {taps} taps: that is "
-            f"{offset.shape[1] // (2 * taps)} offset groups; ggnet.ops.deform_conv2d has one"
+    groups = channels // group_channels
+    if outputs % groups != 0:
+        raise ValueError(
+            f"weight has {outputs} outputs; expected a multiple of {groups}, the groups that its "
+            f"{group_channels} of {channels} input channels mean"
         )
-    _check.shape("weight", weight, (outputs, channels, kernel_h, kernel_w), "(O, C, kh, kw)")
+    offset_groups = offset.shape[1] // (2 * taps)
+    if offset.shape[1] % (2 * taps) != 0 or offset_groups == 0 or channels % offset_groups != 0:
+        fitting = [str(2 * taps * g) for g in range(1, channels + 1) if channels % g == 0]
+        raise ValueError(
+            f"offset has {offset.shape[1]} channels; expected 2 G K, K = {taps} taps, for a number "
+            f"of offset groups G that divides the {channels} channels of input: one of "
+            f"{', '.join(fitting)}"
+        )
     out_h = _output_size(height, kernel_h, stride[0], padding[0], dilation[0])
     out_w = _output_size(width, kernel_w, stride[1], padding[1], dilation[1])
     if out_h < 1 or out_w < 1:
@@ -84,11 +95,12 @@ def deform_conv2d(
             f"{dilation[0] * (kernel_h - 1) + 1} x {dilation[1] * (kernel_w - 1) + 1}, less "
             f"twice the padding {padding}"
         )
-    _check.shape("offset", offset, (batch, 2 * taps, out_h, out_w), "(B, 2K, Ho, Wo)")
+    _check.shape("offset", offset, (batch, offset.shape[1], out_h, out_w), "(B, 2GK, Ho, Wo)")
     if bias is not None:
         _check.shape("bias", bias, (outputs,), "(O,)")
     if mask is not None:
-        _check.shape("mask", mask, (batch, taps, out_h, out_w), "(B, K, Ho, Wo)")
+        expected = (batch, offset_groups * taps, out_h, out_w)
+        _check.shape("mask", mask, expected, "(B, GK, Ho, Wo), half of offset's channels,")
     _check.indexable("the output", (batch, outputs, out_h, out_w))
     _check.floating("input", input)
     _check.like("input", input, offset=offset, weight=weight, bias=bias, mask=mask)

@@ -18,11 +18,12 @@ def deform_conv2d(
 
     Args:
         input: (B, C, H, W).
-        offset: (B, 2K, Ho, Wo) in cells, K = kh * kw; channels 2k, 2k+1 are (dy, dx) of tap k,
-            taps row by row.
-        weight: (O, C, kh, kw).
+        offset: (B, 2GK, Ho, Wo) in cells, K = kh * kw; channels 2(gK + k) and 2(gK + k) + 1 are
+            (dy, dx) of tap k, taps row by row, for the g-th C / G channels.
+        weight: (O, C / groups, kh, kw): the n-th O / groups outputs see the n-th C / groups
+            channels.
         bias: (O,).
-        mask: (B, K, Ho, Wo), factor of each sample; None: 1.
+        mask: (B, GK, Ho, Wo), factor of each sample; None: 1.
 
     Returns:
         (B, O, Ho, Wo). Samples are bilinear and zero outside of the open interval
@@ -32,23 +33,28 @@ def deform_conv2d(
     (stride_h, stride_w), (pad_h, pad_w) = _pair(stride), _pair(padding)
     dilation_h, dilation_w = _pair(dilation)
     batch, channels, height, width = input.shape
-    kernel_h, kernel_w = weight.shape[2:]
+    outputs, group_channels, kernel_h, kernel_w = weight.shape
     out_h, out_w = offset.shape[2:]
     taps = kernel_h * kernel_w
+    groups, offset_groups = channels // group_channels, offset.shape[1] // (2 * taps)
 
     def grid(count: int, step: int, start: int = 0) -> Tensor:
         return torch.arange(count, dtype=input.dtype, device=input.device) * step + start
 
-    offset = offset.view(batch, kernel_h, kernel_w, 2, out_h, out_w)
+    maps = batch * offset_groups  # each offset group of an image is a map of its own
+    offset = offset.reshape(maps, kernel_h, kernel_w, 2, out_h, out_w)
     y = grid(kernel_h, dilation_h).view(-1, 1, 1, 1) + grid(out_h, stride_h, -pad_h).view(-1, 1)
     x = grid(kernel_w, dilation_w).view(-1, 1, 1) + grid(out_w, stride_w, -pad_w)
-    y = (y + offset[:, :, :, 0]).reshape(batch, taps, out_h, out_w)
-    x = (x + offset[:, :, :, 1]).reshape(batch, taps, out_h, out_w)
+    y = (y + offset[:, :, :, 0]).reshape(maps, taps, out_h, out_w)
+    x = (x + offset[:, :, :, 1]).reshape(maps, taps, out_h, out_w)
 
-    columns = _bilinear(input, y, x)  # (B, C, K, Ho, Wo)
+    columns = _bilinear(input.reshape(maps, channels // offset_groups, height, width), y, x)
     if mask is not None:
-        columns = columns * mask[:, None]
-    output = torch.einsum("bckyx,ock->boyx", columns, weight.reshape(-1, channels, taps))
+        columns = columns * mask.reshape(maps, 1, taps, out_h, out_w)
+    columns = columns.reshape(batch, groups, group_channels, taps, out_h, out_w)
+    weight = weight.reshape(groups, outputs // groups, group_channels, taps)
+    output = torch.einsum("bgckyx,gock->bgoyx", columns, weight)
+    output = output.reshape(batch, outputs, out_h, out_w)
     return output if bias is None else output + bias.view(-1, 1, 1)
 
 

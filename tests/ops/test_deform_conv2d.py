@@ -168,8 +168,14 @@ def test_autocast_runs_in_its_dtype():
         ({"dilation": (1, 2, 3)}, ValueError, "dilation is"),
         ({"stride": 1.5}, TypeError, "stride is a float"),
         ({"dilation": 9}, ValueError, "dilated kernel"),
-        ({"offset": torch.zeros(2, 36, 9, 6)}, NotImplementedError, "2 offset groups"),
-        ({"weight": torch.zeros(7, 1, 3, 3)}, NotImplementedError, "5 groups"),
+        ({"offset": torch.zeros(2, 36, 9, 6)}, ValueError, "offset .*36.* one of 18, 90$"),
+        ({"offset": torch.zeros(2, 20, 9, 6)}, ValueError, "offset .*20.* one of 18, 90$"),
+        ({"offset": torch.zeros(2, 0, 9, 6)}, ValueError, "offset .* 0 .* one of 18, 90$"),
+        ({"offset": torch.zeros(2, 90, 9, 6)}, ValueError, r"mask .*\(2, 45, 9, 6\)"),
+        ({"weight": torch.zeros(7, 3, 3, 3)}, ValueError, "3 input channels; .* 5 .* divisor"),
+        ({"weight": torch.zeros(7, 0, 3, 3)}, ValueError, "none empty"),
+        ({"weight": torch.zeros(7, 1, 3, 3)}, ValueError, "7 outputs; .* multiple of 5"),
+        ({"input": torch.zeros(2, 0, 9, 6)}, ValueError, "input has no channels"),
         ({"input": torch.zeros(2, 5, 9, 6).long()}, TypeError, "input .*int64"),
     ],
 )
@@ -189,4 +195,24 @@ def test_steps_that_32_bits_cannot_hold_are_refused(position):
     with pytest.raises(RuntimeError, match="expected less than 2\\*\\*31"):
         torch.ops.ggnet.deform_conv2d(
             input, torch.zeros(0, 2, 4, 4), weight, None, *steps, None, tf32=False
+        )
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"weight": (4, 4, 3, 3)}, "4 input channels, expected the 6 .* divisor"),
+        ({"weight": (4, 2, 3, 3)}, "4 outputs, expected a multiple of 3"),
+        ({"weight": (4, 0, 3, 3)}, "empty dimension"),
+        ({"offset": (1, 72, 5, 5)}, "offset has 72 channels, .* one of 18, 36, 54, 108"),
+        ({"offset": (1, 0, 5, 5)}, "offset has 0 channels, .* one of 18, 36, 54, 108"),
+        ({"offset": (1, 36, 5, 5)}, r"mask has shape .*expected \(1, 18, 5, 5\)"),
+    ],
+)
+def test_a_direct_call_refuses_groups_that_do_not_fit(shapes, message):
+    fitting = {"input": (1, 6, 5, 5), "offset": (1, 18, 5, 5), "weight": (4, 6, 3, 3)}
+    tensors = [torch.zeros(shape) for shape in (fitting | shapes).values()]
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.ggnet.deform_conv2d(
+            *tensors, None, 1, 1, 1, 1, 1, 1, torch.zeros(1, 9, 5, 5), tf32=False
         )
