@@ -18,6 +18,7 @@ from ggnet.ops._backend import (  # noqa: E402
     use_backend,
 )
 from ggnet.ops._operators import OPERATORS  # noqa: E402
+from ggnet.ops._torchvision import Replacement, replace_torchvision  # noqa: E402
 from ggnet.ops.actpoint_aggregate import actpoint_aggregate  # noqa: E402
 from ggnet.ops.decode_hoi import decode_detections, decode_hoi  # noqa: E402
 from ggnet.ops.deform_conv2d import deform_conv2d  # noqa: E402
@@ -33,6 +34,7 @@ __all__ = [
     "OPERATORS",
     "BackendError",
     "Detections",
+    "Replacement",
     "Resolution",
     "Triplets",
     "actpoint_aggregate",
@@ -42,6 +44,7 @@ __all__ = [
     "draw_heatmaps",
     "hna_loss",
     "match_points",
+    "replace_torchvision",
     "resolve",
     "topk_peaks",
     "use_backend",

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,7 +28,8 @@ class Resolution:
     """Which backend would run an operator, and why the others would not.
 
     `backend` is None where none can. `rejected` maps the others to reasons. `kernels` says which
-    of the backend's would run, where it has several, and why. str() reads well.
+    of the backend's would run, where it has several, and why. `torchvision` says so where its
+    operator is replaced by this one. str() reads well.
     """
 
     op: str
@@ -36,12 +37,16 @@ class Resolution:
     backend: str | None
     rejected: dict[str, str]
     kernels: str | None = None
+    torchvision: str | None = None
 
     def __str__(self) -> str:
         head = f"{self.op} on {self.device}: {self.backend or 'no backend can run it'}"
         if self.kernels is not None:
             head += f"; kernels: {self.kernels}"
-        return "\n".join([head, *(f"  {name}: {why}" for name, why in self.rejected.items())])
+        lines = [head, *(f"  {name}: {why}" for name, why in self.rejected.items())]
+        if self.torchvision is not None:
+            lines.append(f"  torchvision.ops.{self.op}: {self.torchvision}")
+        return "\n".join(lines)
 
 
 def resolve(op: str, tensor: Tensor) -> Resolution:
@@ -56,9 +61,12 @@ def resolve(op: str, tensor: Tensor) -> Resolution:
     """
     if op not in OPERATORS:
         raise ValueError(f"no operator '{op}'; expected one of {', '.join(OPERATORS)}")
+    from ggnet.ops import _torchvision  # which needs this module
+
     device = tensor.device.type
     backend = _find(op, device)
-    return _resolution(op, device, backend, backend and backend.kernels(op, tensor))
+    resolution = _resolution(op, device, backend, backend and backend.kernels(op, tensor))
+    return replace(resolution, torchvision=_torchvision.description(op, device))
 
 
 @contextmanager
@@ -82,8 +90,10 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def resolve_operator(op: str, tensor: Tensor) -> Callable:
+def resolve_operator(op: str, tensor: Tensor, name: str | None = None) -> Callable:
     """The operator that runs `op` on the tensor's device: compiled, or Triton's.
+
+    `name`: one that belongs to it, such as its backward, instead.
 
     Raises:
         BackendError: none can, or not the one that was chosen.
@@ -92,7 +102,7 @@ def resolve_operator(op: str, tensor: Tensor) -> Callable:
     problem = _problem(op, device)
     if problem is not None:
         raise BackendError(problem)
-    return getattr(getattr(torch.ops, _namespace(op, device)), op)
+    return getattr(getattr(torch.ops, _namespace(op, device)), name or op)
 
 
 def tf32_allowed(tensor: Tensor) -> bool:

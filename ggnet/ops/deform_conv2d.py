@@ -1,5 +1,6 @@
 """Modulated deformable convolution (Zhu et al., Deformable ConvNets v2, CVPR 2019)."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -53,6 +54,28 @@ def deform_conv2d(
         TypeError: a dtype that does not fit.
         BackendError: no kernel for this device, or not in the chosen backend.
     """
+    operator, steps = checked(
+        "deform_conv2d", input, offset, weight, bias, stride, padding, dilation, mask
+    )
+    tensors = (input, offset, weight, bias, mask)
+    if _composite.needed(*tensors):
+        return _composite.run(_reference(steps), tensors)
+    return operator(input, offset, weight, bias, *steps, mask, tf32=tf32_allowed(input))
+
+
+def checked(
+    name: str,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int],
+    dilation: int | tuple[int, int],
+    mask: Tensor | None,
+) -> tuple[Callable, tuple[int, ...]]:
+    """For arguments of `deform_conv2d`: the registered operator `name`, it or its backward, and
+    stride, padding and dilation as that takes them. Raises as `deform_conv2d`."""
     _check.tensor("input", input, 4)
     _check.tensor("offset", offset, 4)
     _check.tensor("weight", weight, 4)
@@ -104,13 +127,7 @@ def deform_conv2d(
     _check.indexable("the output", (batch, outputs, out_h, out_w))
     _check.floating("input", input)
     _check.like("input", input, offset=offset, weight=weight, bias=bias, mask=mask)
-    operator = resolve_operator("deform_conv2d", input)
-    tensors = (input, offset, weight, bias, mask)
-    if _composite.needed(*tensors):
-        return _composite.run(_reference((*stride, *padding, *dilation)), tensors)
-    return operator(
-        input, offset, weight, bias, *stride, *padding, *dilation, mask, tf32=tf32_allowed(input)
-    )
+    return resolve_operator("deform_conv2d", input, name), (*stride, *padding, *dilation)
 
 
 def _reference(steps):
