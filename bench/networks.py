@@ -1,5 +1,6 @@
 """Whole networks to measure: ours, the same one in eager PyTorch, and a batch for both."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,18 +19,20 @@ from ggnet.data.preprocess import InputImage
 from ggnet.data.tables import hico_vocabulary
 from ggnet.data.targets import build_targets
 from ggnet.models import Backbone, GGNet, build_model
-from ggnet.nn import ActPointAggregate, DeformConv2d
+from ggnet.nn import ActPointAggregate, ModulatedDeformConv2dPack
 from ggnet.reference.decode_hoi import _boxes, _offsets
 from ggnet.triplets import Triplets
 
 NETWORKS = {"ggnet": {"gaze_steps": 2}, "ppdm": {"aggregation": "interaction", "apm": False}}
 BACKBONES = ("hourglass104", "dla34", "tiny")
-DENSE, DEFORMABLE = (nn.Conv2d, nn.ConvTranspose2d), (ActPointAggregate, DeformConv2d)
+DENSE = (nn.Conv2d, nn.ConvTranspose2d)
+DEFORMABLE = (ActPointAggregate, ModulatedDeformConv2dPack)
 PAIRS = 5  # an image; HICO-DET's training images have 3.1
 # Standard deviation of the offsets in cells, by the kernel's side. With more in the many deformable
 # convolutions of DLA, rounding errors grow from one to the next until no two computations agree.
 SPREAD = {3: 0.5, 5: 2.0}
 K = 100
+POINTS = r"points|conv_offset"  # modules that predict them
 
 
 def network(name: str, backbone: str, images: Tensor) -> GGNet:
@@ -53,7 +56,7 @@ def network(name: str, backbone: str, images: Tensor) -> GGNet:
     for module_name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
-        elif isinstance(module, nn.Conv2d) and "points" in module_name:
+        elif isinstance(module, nn.Conv2d) and re.search(POINTS, module_name):
             nn.init.normal_(module.weight)
             handles.append(module.register_forward_hook(spread))
     with torch.no_grad():

@@ -173,7 +173,16 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         )
     for name in ("model", "ema"):
         check_finite(state[name] or {}, path)
+        state[name] = state[name] and renamed(state[name])
     return state
+
+
+def renamed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Under today's names: what a backbone's deformable layers call `conv_offset` was `points`."""
+    return {
+        re.sub(r"^(backbone\..*)\bpoints\.", r"\1conv_offset.", name): value
+        for name, value in weights.items()
+    }
 
 
 def check_finite(weights: dict[str, torch.Tensor], path: str | os.PathLike) -> None:

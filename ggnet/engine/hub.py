@@ -8,7 +8,7 @@ import ggnet
 from ggnet.config import parse_config
 from ggnet.data.annotations import read_json
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.engine.checkpoint import Checkpoint, check_finite
+from ggnet.engine.checkpoint import Checkpoint, check_finite, renamed
 from ggnet.errors import UserError
 from ggnet.io import atomic_write
 
@@ -71,6 +71,7 @@ def open_pretrained(folder: str | os.PathLike) -> Checkpoint:
             "download it again"
         ) from None
     check_finite(weights, Path(folder) / WEIGHTS)
+    weights = renamed(weights)
     try:
         config = parse_config(values["config"], f"the configuration in {path}")
         vocabulary = Vocabulary.from_dict(values["vocabulary"])

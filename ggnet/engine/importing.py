@@ -20,7 +20,13 @@ from ggnet.config import Config, ModelConfig
 from ggnet.data.annotations import load_dataset
 from ggnet.data.tables import hico_vocabulary
 from ggnet.data.vocabulary import Vocabulary
-from ggnet.engine.checkpoint import check_finite, find_checkpoint, read_torch_file, save_checkpoint
+from ggnet.engine.checkpoint import (
+    check_finite,
+    find_checkpoint,
+    read_torch_file,
+    renamed,
+    save_checkpoint,
+)
 from ggnet.errors import UserError, reader, reading
 from ggnet.models import build_model
 from ggnet.models.importers import Imported, import_weights, listed
@@ -189,12 +195,12 @@ def _initial(
     values: Any = read_torch_file(find_checkpoint(path))
     if isinstance(values, dict) and WEIGHTS in values:
         check_finite(values[WEIGHTS], path)
-        return values[WEIGHTS], tuple(values["objects"]), None
+        return renamed(values[WEIGHTS]), tuple(values["objects"]), None
     if isinstance(values, dict) and {"model", "ema", "vocabulary"} <= values.keys():
         vocabulary = Vocabulary.from_dict(values["vocabulary"])
         weights = values["ema"] or values["model"]
         check_finite(weights, path)
-        return weights, vocabulary.objects, vocabulary.verbs
+        return renamed(weights), vocabulary.objects, vocabulary.verbs
     raise UserError(
         f"{path} is neither a checkpoint nor initial weights; `ggnet import` makes them from "
         "published files"

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ggnet.models.checkpointing import Recomputing
-from ggnet.nn import DeformConv2d
+from ggnet.nn import ModulatedDeformConv2dPack
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> list[nn.Module]:
@@ -27,7 +27,7 @@ class DeformNode(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
-            DeformConv2d(in_channels, out_channels),
+            ModulatedDeformConv2dPack(in_channels, out_channels, kernel_size=3, padding=1),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )

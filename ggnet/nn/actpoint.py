@@ -1,4 +1,4 @@
-"""The operators with learned points, as modules that own their weights."""
+"""The aggregation of a gaze step, as a module that owns its weights."""
 
 import math
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ggnet import ops
+from ggnet.nn.deform import zero_conv
 
 
 class ActPointAggregate(nn.Module):
@@ -19,7 +20,10 @@ class ActPointAggregate(nn.Module):
     ) -> None:
         super().__init__()
         self.relu = relu
-        self.weight, self.bias = _kernel(in_channels, out_channels, kernel_size)
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        bound = 1 / math.sqrt(in_channels * kernel_size**2)
+        nn.init.uniform_(self.weight, -bound, bound)
+        self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(
         self, features: Tensor, points: Tensor, base_offset: Tensor | None = None
@@ -40,66 +44,6 @@ class ActPointAggregate(nn.Module):
         )
 
 
-class DeformConv2d(nn.Module):
-    """Modulated deformable convolution that predicts its own offsets and mask (DCNv2).
-
-    It starts as half of a regular convolution: offsets 0, mask 0.5.
-
-    Args:
-        kernel_size, stride, padding, dilation: a number for both dimensions, or (height, width).
-        bias: whether the output has one; the offsets always do.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int] = 3,
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 1,
-        dilation: int | tuple[int, int] = 1,
-        bias: bool = True,
-    ) -> None:
-        super().__init__()
-        self.geometry = {"stride": stride, "padding": padding, "dilation": dilation}
-        self.weight, own_bias = _kernel(in_channels, out_channels, kernel_size)
-        self.register_parameter("bias", own_bias if bias else None)
-        self.points = points_conv(in_channels, kernel_size, **self.geometry)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, O, Ho, Wo)."""
-        taps = self.weight[0, 0].numel()
-        offset, logits = self.points(input).split([2 * taps, taps], dim=1)
-        return ops.deform_conv2d(
-            input, offset, self.weight, self.bias, **self.geometry, mask=logits.sigmoid()
-        )
-
-
-def points_conv(
-    in_channels: int, kernel_size: int | tuple[int, int], **geometry: int | tuple[int, int]
-) -> nn.Conv2d:
-    """The convolution that predicts offsets and weight logits; zero at first: a regular grid.
-
-    Without `geometry` it keeps the map's size.
-    """
-    height, width = _sides(kernel_size)
-    geometry = geometry or {"padding": (height // 2, width // 2)}
-    conv = nn.Conv2d(in_channels, 3 * height * width, (height, width), **geometry)
-    nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
-    return conv
-
-
-def _kernel(
-    in_channels: int, out_channels: int, size: int | tuple[int, int]
-) -> tuple[nn.Parameter, nn.Parameter]:
-    height, width = _sides(size)
-    weight = nn.Parameter(torch.empty(out_channels, in_channels, height, width))
-    bound = 1 / math.sqrt(in_channels * height * width)
-    nn.init.uniform_(weight, -bound, bound)
-    return weight, nn.Parameter(torch.zeros(out_channels))
-
-
-def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = size if isinstance(size, tuple | list) else (size, size)
-    return int(height), int(width)
+def points_conv(in_channels: int, kernel_size: int) -> nn.Conv2d:
+    """The convolution that predicts offsets and weight logits; zero at first: a regular grid."""
+    return zero_conv(in_channels, 3 * kernel_size**2, kernel_size, padding=kernel_size // 2)

@@ -45,6 +45,22 @@ def path(tmp_path):
     return tmp_path / LAST
 
 
+def test_names_of_earlier_versions(tmp_path):
+    old = {
+        "backbone.fuse.project.0.0.points.weight": torch.ones(1),
+        "backbone.upsample.6.points.bias": torch.ones(1),
+        "heads.0.verbs.points.0.weight": torch.ones(1),
+    }
+    save_checkpoint(tmp_path / LAST, state() | {"model": old, "ema": dict(old)})
+    found = load_checkpoint(tmp_path / LAST)
+    for weights in (found["model"], found["ema"]):
+        assert list(weights) == [
+            "backbone.fuse.project.0.0.conv_offset.weight",
+            "backbone.upsample.6.conv_offset.bias",
+            "heads.0.verbs.points.0.weight",
+        ]
+
+
 def test_round_trip_restores_the_random_numbers(path):
     set_rng_state(load_checkpoint(path)["rng"])
     first = torch.rand(3)

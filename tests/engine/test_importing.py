@@ -72,7 +72,7 @@ def test_initial_weights_for_the_same_objects(centernet):
     state = model.state_dict()
     assert torch.equal(state["heads.0.heatmap.2.weight"], weights["hm.2.weight"])
     assert torch.equal(
-        state["backbone.fuse.project.1.0.points.bias"],
+        state["backbone.fuse.project.1.0.conv_offset.bias"],
         weights["ida_up.proj_2.conv.conv_offset_mask.bias"],
     )
     assert "random: heads.interaction_feature, heads.human_offset" in text

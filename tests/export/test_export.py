@@ -38,7 +38,7 @@ def checkpoint(tmp_path_factory):
     opened = open_checkpoint(folder)
     torch.manual_seed(1)
     for name, value in opened.weights.items():
-        if "points" in name:
+        if "points" in name or "conv_offset" in name:
             torch.nn.init.normal_(value, std=0.1)
     return opened
 

@@ -16,7 +16,7 @@ def detector(**switches) -> Detector:
     torch.manual_seed(0)
     network = build_model(ModelConfig(width=16, points_per_step=9, **switches), OBJECTS, VERBS)
     for name, parameter in network.named_parameters():
-        if "points" in name:  # zero at first: let them stray
+        if "points" in name or "conv_offset" in name:  # zero at first: let them stray
             torch.nn.init.normal_(parameter, std=0.1)
     return Detector(network, PAIRS, k=K).eval()
 

@@ -46,7 +46,7 @@ def scatter_points(model: nn.Module) -> GGNet:
     """Zero-initialized point convolutions would hide mistakes: make them point somewhere."""
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
-        if "points" in name:
+        if "points" in name or "conv_offset" in name:
             nn.init.normal_(parameter, std=0.1)
     return model
 

@@ -3,7 +3,7 @@ import torch
 from tolerances import NETWORK
 
 from ggnet import reference
-from ggnet.nn import ActPointAggregate, DeformConv2d
+from ggnet.nn import ActPointAggregate
 
 
 @pytest.mark.parametrize("size", [3, 5, 7])
@@ -26,31 +26,3 @@ def test_actpoint_aggregate_starts_as_published():
     bound = 1 / (16 * 25) ** 0.5
     assert 0.99 * bound < layer.weight.abs().max() <= bound
     assert not layer.bias.any()
-
-
-@pytest.mark.parametrize("geometry", [(3, 1, 1, 1), (3, 2, 1, 1), (5, 1, 4, 2)])
-def test_deform_conv_starts_as_half_a_convolution(geometry):
-    torch.manual_seed(0)
-    size, stride, padding, dilation = geometry
-    layer = DeformConv2d(6, 4, size, stride, padding, dilation)
-    x = torch.randn(2, 6, 8, 8)
-    expected = torch.nn.functional.conv2d(x, layer.weight / 2, None, stride, padding, dilation)
-    torch.testing.assert_close(layer(x), expected, **NETWORK)
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_deform_conv_of_a_rectangle_with_or_without_bias(bias):
-    torch.manual_seed(0)
-    geometry = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}
-    layer = DeformConv2d(6, 4, (3, 5), **geometry, bias=bias)
-    assert (layer.bias is not None) == ("bias" in layer.state_dict()) == bias
-    torch.nn.init.normal_(layer.points.weight, std=0.1)
-    if bias:
-        torch.nn.init.normal_(layer.bias)
-    x = torch.randn(2, 6, 9, 11)
-    offset, logits = layer.points(x).split([30, 15], dim=1)
-    expected = reference.deform_conv2d(
-        x, offset, layer.weight, layer.bias, **geometry, mask=logits.sigmoid()
-    )
-    assert expected.shape == (2, 4, 5, 7)
-    torch.testing.assert_close(layer(x), expected, **NETWORK)

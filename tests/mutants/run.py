@@ -123,6 +123,7 @@ GROUPS = {
             "ggnet/models/*.py": "tests/models/test_models.py tests/models/test_importers.py",
             "ggnet/nn/loss.py": "tests/models/test_loss.py",
             "ggnet/nn/actpoint.py": "tests/models/test_modules.py",
+            "ggnet/nn/deform.py": "tests/ops/test_deform_layers.py",
         }
     ),
 }
