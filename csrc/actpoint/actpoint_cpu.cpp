@@ -53,7 +53,6 @@ class CpuCall {
  public:
   CpuCall(const DeformInputs& inputs)
       : in_(inputs), kernels_(kernels_for(inputs.features.scalar_type())) {
-    refuse_groups(in_, "cpu");
     set_points(p_, in_);
     p_.weight = in_.weight.const_data_ptr();
     p_.weight_strides = strides_of(in_.weight);

@@ -27,7 +27,7 @@ struct DeformCpuParams : DeformBackwardParams {
   // A null gradient isn't computed; with grad_offset comes grad_mask, where a mask is given.
   void* grad_features;  // [batch, channels, height, width]
   Strides grad_features_strides;
-  void* grad_weight;  // [outputs, channels, kernel_h, kernel_w]
+  void* grad_weight;  // [outputs, channels / groups, kernel_h, kernel_w]
   Strides grad_weight_strides;
   void* grad_bias;  // [outputs]
   // Partial sums, in the arithmetic type.
@@ -42,6 +42,7 @@ struct DeformCpuParams : DeformBackwardParams {
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+inline int64_t gcd(int64_t a, int64_t b) { return b == 0 ? a : gcd(b, a % b); }
 
 // Output pixels that a thread works on at a time, at most: with this many, a tile of columns
 // (kTile x 256 floats) and its outputs share a 512 KB L2 with the weights that stream through it.
@@ -70,7 +71,7 @@ struct TileGrid {
 // features' rows are met by several sections.
 inline int64_t max_sections(const DeformShape& s) {
   constexpr int64_t kBytes = int64_t{56} << 20;
-  const int64_t one = s.kernel_h * s.kernel_w * s.channels * round_up(s.outputs, 16) * 4;
+  const int64_t one = s.kernel_h * s.kernel_w * s.channels * round_up(s.outputs / s.groups, 16) * 4;
   int64_t count = 4;
   while (count < 64 && count * 2 * one <= kBytes) count *= 2;
   return count;

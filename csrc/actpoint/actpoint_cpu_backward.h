@@ -4,7 +4,7 @@
 // gradients of points and features, and the weight gradient from a product with the tile's columns.
 #pragma once
 
-#include "actpoint_cpu_packing.h"
+#include "actpoint_cpu_lanes.h"
 #include "actpoint_cpu_sampling.h"
 
 namespace ggnet::GGNET_ISA {
@@ -13,10 +13,12 @@ template <typename T>
 struct Backward {
   using S = Sampling<T>;
   using W = Packing<T>;
+  using L = Lanes<T>;
   using A = MathType<T>;
   using V = typename S::V;
   using Plan = typename S::Plan;
   using Tile = typename S::Tile;
+  using Strip = typename S::Strip;
   using Block = Blocks::Block;
   static constexpr int N = S::N, kPad = S::kPad, kPanel = W::kPanel;
 
@@ -24,11 +26,12 @@ struct Backward {
     return W::panels(p) * blocks.width() * kPanel;
   }
   static size_t backward_weight_bytes(const DeformCpuParams& p) {  // [block][panel][column][kPanel]
-    const Blocks blocks(p, kBackwardBlock);
+    if (L::chosen(p)) return L::packed_bytes(p);
+    const Blocks blocks = W::blocks(p, kBackwardBlock);
     return blocks.count() * weight_block_size(p, blocks) * sizeof(A);
   }
 
-  // grads[pixel][padded outputs] of the tile, zero where ReLU did not pass.
+  // grads[pixel][output] of the tile, zero where ReLU did not pass.
   static void read_grad_output(const DeformCpuParams& p, const Tile& t, A* grads, int64_t stride) {
     const int64_t channels = p.shape.outputs;
     const Strides& s = p.grad_out_strides;
@@ -91,20 +94,20 @@ struct Backward {
       }
   }
 
-  // From a block's column gradients: gradients of points and features, and the block's columns for
-  // the weight gradient. Each corner is read once for all three.
+  // From a strip's column gradients in a block: gradients of points and features, and the columns
+  // for the weight gradient. Each corner is read once for all three.
   template <bool kPoints, bool kFeatures, bool kWeight>
-  static void scatter(const DeformCpuParams& p, const Tile& t, const Plan& plan, const Block& block,
-                      const T* zeros, const Target& target, const A* column_grads, A* columns,
-                      int64_t stride, A* grad_planes) {
+  static void scatter(const DeformCpuParams& p, const Tile& t, const Strip& strip, const Plan& plan,
+                      const Block& block, const T* zeros, const Target& target,
+                      const A* column_grads, A* columns, A* grad_planes) {
     const T* features =
         static_cast<const T*>(p.features) + t.image * p.feature_batch_stride + block.channel;
     const int64_t channels = block.channels;
     const int64_t points = p.points();
     for (int64_t k = 0; k < block.points; ++k) {
       const int64_t point = block.point + k;
-      for (int64_t i = 0; i < t.size; ++i) {
-        const int64_t at = point * kTile + i;
+      for (int64_t i = 0; i < strip.size; ++i) {
+        const int64_t at = point * kTile + strip.first + i;
         const T* row[4];
         A* grad_row[4];
         V w[4], dot[4] = {};
@@ -124,8 +127,8 @@ struct Backward {
           grad_row[2] = plan.corner[2][at] < 0 ? target.sink : below;
           grad_row[3] = plan.corner[3][at] < 0 ? target.sink : below + p.shape.channels;
         }
-        const A* grad = column_grads + i * stride + k * channels;
-        A* column = columns + i * stride + k * channels;
+        const A* grad = column_grads + i * strip.stride + k * strip.point_stride;
+        A* column = columns + i * strip.stride + k * strip.point_stride;
         const auto step = [&](int64_t c, auto get, auto get_acc, auto put) GGNET_LAMBDA_INLINE {
           V g{}, v[4];
           if constexpr (kPoints || kFeatures) g = get_acc(grad + c);
@@ -157,11 +160,11 @@ struct Backward {
           store<4>(d, sums_of<N>(dot[0], dot[1], dot[2], dot[3]));
           const A d0 = d[0], d1 = d[1], d2 = d[2], d3 = d[3];
           const A ly = plan.ly[at], lx = plan.lx[at], hy = 1 - ly, hx = 1 - lx, m = plan.m[at];
-          A* to = grad_planes + 2 * point * kTile + i;
+          A* to = grad_planes + 2 * point * kTile + strip.first + i;
           to[0] += m * (hx * (d2 - d0) + lx * (d3 - d1));
           to[kTile] += m * (hy * (d1 - d0) + ly * (d3 - d2));
           if (p.mask)
-            grad_planes[(2 * points + point) * kTile + i] +=
+            grad_planes[(2 * points + point) * kTile + strip.first + i] +=
                 hy * (hx * d0 + lx * d1) + ly * (hx * d2 + lx * d3);
         }
       }
@@ -183,10 +186,13 @@ struct Backward {
     return kChoices[(p.grad_offset ? 1 : 0) + (p.grad_features ? 2 : 0) + (p.grad_weight ? 4 : 0)];
   }
 
-  static void write_point_grads(const DeformCpuParams& p, const Tile& t, const Plan& plan,
-                                A* planes) {
+  static void write_point_grads(const DeformCpuParams& p, const Tile& t, int64_t group,
+                                const Plan& plan, A* planes) {
     const int64_t points = p.points();
-    S::write_planes(planes, 2 * points, p.grad_offset, p.grad_offset_strides, t);
+    S::write_planes(
+        planes, 2 * points,
+        static_cast<T*>(p.grad_offset) + group * 2 * points * p.grad_offset_strides.channel,
+        p.grad_offset_strides, t);
     if (!p.mask) return;
     A* mask_planes = planes + 2 * points * kTile;
     if (p.sigmoid)
@@ -194,23 +200,32 @@ struct Backward {
         const V m = load<N>(plan.m + i);
         store<N>(mask_planes + i, load<N>(mask_planes + i) * m * (1 - m));
       }
-    S::write_planes(mask_planes, points, p.grad_mask, p.grad_mask_strides, t);
+    S::write_planes(mask_planes, points,
+                    static_cast<T*>(p.grad_mask) + group * points * p.grad_mask_strides.channel,
+                    p.grad_mask_strides, t);
   }
 
   static void backward(const DeformCpuParams& p, int64_t begin, int64_t end) {
-    const Blocks blocks(p, kBackwardBlock);
+    const bool narrow = L::chosen(p);
+    const Blocks blocks = narrow ? L::blocks(p) : W::blocks(p, kBackwardBlock);
+    const int64_t lanes = L::lanes(blocks), group_outputs = W::outputs(p);
     const TileGrid grid(p.shape);
-    const int64_t points = p.points(), outputs = p.shape.outputs;
-    const int64_t width = round_up(blocks.width(), kPanel), stride = width + kPad;
-    const int64_t out_stride = W::padded(p) + kPad, row_size = p.shape.width * p.shape.channels;
+    const int64_t points = p.points(), outputs = p.shape.outputs,
+                  pixels = narrow ? L::kStrip : kTile;
+    const int64_t stride = narrow ? points * lanes : round_up(blocks.width(), kPanel) + kPad;
+    // A panel of the last group's gradients may begin before the end and reach beyond it.
+    const int64_t out_stride = outputs - group_outputs + W::padded(p) + kPad;
+    const int64_t row_size = p.shape.width * p.shape.channels;
     const bool columns_needed = p.grad_offset || p.grad_features || p.grad_weight;
-    Scratch scratch(Plan::bytes(points) + 2 * Scratch::bytes<A>(kTile * stride) +
+    Scratch scratch(Plan::bytes(points) + 2 * Scratch::bytes<A>(pixels * stride) +
+                    Scratch::bytes<A>(narrow ? pixels * group_outputs * lanes : 0) +
                     Scratch::bytes<A>(kTile * out_stride) + Scratch::bytes<A>(3 * points * kTile) +
                     Scratch::bytes<A*>(p.shape.height + 2) + Scratch::bytes<A>(blocks.channels) +
                     Scratch::bytes<T>(blocks.channels));
     Plan plan(scratch, points);
-    A* columns = scratch.take<A>(kTile * stride);
-    A* column_grads = scratch.take<A>(kTile * stride);
+    A* columns = scratch.take_zeros<A>(pixels * stride);  // lanes without a channel stay zero
+    A* column_grads = scratch.take<A>(pixels * stride);
+    A* spread = scratch.take_zeros<A>(narrow ? pixels * group_outputs * lanes : 0);
     A* grads = scratch.take_zeros<A>(kTile * out_stride);  // the padding stays zero
     A* grad_planes = scratch.take_zeros<A>(3 * points * kTile);
     Target target{scratch.take<A*>(p.shape.height + 2) + 1, row_size,
@@ -240,33 +255,64 @@ struct Backward {
             for (int64_t i = 0; i < t.size; ++i)
               for (int64_t o = 0; o < outputs; ++o) bias_sums[o] += grads[i * out_stride + o];
           if (!columns_needed) continue;
-          S::template make_plan<true>(p, t, plan);
-          if (p.grad_features) meet_rows(p, t, plan, target);
-          if (p.grad_offset) __builtin_memset(grad_planes, 0, 3 * points * kTile * sizeof(A));
           const bool first = image == section.image_begin && index == section.tile_begin;
           for (int64_t b = 0; b < blocks.count(); ++b) {
+            const int64_t offset_group = b / blocks.of_offset_group();
+            if (b % blocks.of_offset_group() == 0) {
+              S::template make_plan<true>(p, t, offset_group, plan);
+              if (p.grad_features) meet_rows(p, t, plan, target);
+              if (p.grad_offset) __builtin_memset(grad_planes, 0, 3 * points * kTile * sizeof(A));
+            }
             const auto block = blocks.at(b);
-            if (p.grad_offset || p.grad_features) {
-              const A* packed =
-                  static_cast<const A*>(p.packed) + b * W::backward_block_size(p, blocks);
-              const typename Gemm<A>::Sizes g{t.size,  ceil_div(block.width(), kPanel),
-                                              outputs, out_stride,
-                                              0,       outputs * kPanel,
-                                              kPanel,  kPanel,
-                                              stride,  false};
-              Gemm<A>::template run<true>(g, grads, packed, column_grads);
+            if (narrow) {
+              const A* packed = static_cast<const A*>(p.packed) + b * L::block_size(p, blocks);
+              for (int64_t from = 0; from < t.size; from += pixels) {
+                const int64_t left = t.size - from;
+                const Strip strip{from, left < pixels ? left : pixels, stride, lanes};
+                L::spread(p, block, strip.size, lanes, grads + from * out_stride, out_stride,
+                          spread);
+                if (p.grad_offset || p.grad_features)
+                  L::Product::run({strip.size, points, group_outputs, lanes, group_outputs * lanes,
+                                   lanes, lanes, stride, stride, lanes, false},
+                                  spread, packed, column_grads);
+                scatter_block(p, t, strip, plan, block, zeros, target, column_grads, columns,
+                              grad_planes);
+                if (p.grad_weight)
+                  L::Product::run(
+                      {group_outputs, points, strip.size, lanes, lanes, group_outputs * lanes,
+                       lanes, stride, stride, lanes, !first || from > 0},
+                      spread, columns, weight_sums + b * L::block_size(p, blocks));
+              }
+            } else {
+              if (p.grad_offset || p.grad_features) {
+                const A* packed =
+                    static_cast<const A*>(p.packed) + b * W::backward_block_size(p, blocks);
+                const typename Gemm<A>::Sizes g{t.size,
+                                                ceil_div(block.width(), kPanel),
+                                                group_outputs,
+                                                out_stride,
+                                                0,
+                                                group_outputs * kPanel,
+                                                kPanel,
+                                                kPanel,
+                                                stride,
+                                                false};
+                Gemm<A>::template run<true>(g, grads + block.group * group_outputs, packed,
+                                            column_grads);
+              }
+              scatter_block(p, t, {0, t.size, stride, block.channels}, plan, block, zeros, target,
+                            column_grads, columns, grad_planes);
+              if (p.grad_weight) {
+                const typename Gemm<A>::Sizes g{
+                    block.width(), W::panels(p),           t.size, 0,     stride, kPanel,
+                    out_stride,    block.width() * kPanel, kPanel, !first};
+                Gemm<A>::template run<false>(g, columns, grads + block.group * group_outputs,
+                                             weight_sums + b * weight_block_size(p, blocks));
+              }
             }
-            scatter_block(p, t, plan, block, zeros, target, column_grads, columns, stride,
-                          grad_planes);
-            if (p.grad_weight) {
-              const typename Gemm<A>::Sizes g{
-                  block.width(), W::panels(p),           t.size, 0,     stride, kPanel,
-                  out_stride,    block.width() * kPanel, kPanel, !first};
-              Gemm<A>::template run<false>(g, columns, grads,
-                                           weight_sums + b * weight_block_size(p, blocks));
-            }
+            if (p.grad_offset && (b + 1) % blocks.of_offset_group() == 0)
+              write_point_grads(p, t, offset_group, plan, grad_planes);
           }
-          if (p.grad_offset) write_point_grads(p, t, plan, grad_planes);
         }
         if (p.grad_features && p.spill_rows)
           for (int64_t y = 0; y < p.shape.height; ++y)
@@ -309,25 +355,30 @@ struct Backward {
     }
   }
 
-  static int64_t weight_items(const DeformCpuParams& p) { return W::panels(p); }
+  static int64_t weight_items(const DeformCpuParams& p) {
+    return L::chosen(p) ? L::blocks(p).count() : p.shape.groups * W::panels(p);
+  }
   static void reduce_weight(const DeformCpuParams& p, int64_t begin, int64_t end) {
-    const Blocks blocks(p, kBackwardBlock);
+    if (L::chosen(p)) return L::reduce_weight(p, begin, end);
+    const Blocks blocks = W::blocks(p, kBackwardBlock);
     const int64_t count = sections(p.shape), size = backward_weight_bytes(p) / sizeof(A);
     const Strides& s = p.grad_weight_strides;
-    for (int64_t j = begin; j < end; ++j) {
-      const int64_t left = p.shape.outputs - j * kPanel, n = left < kPanel ? left : kPanel;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t group = item / W::panels(p), j = item % W::panels(p);
+      const int64_t left = W::outputs(p) - j * kPanel, n = left < kPanel ? left : kPanel;
       for (int64_t b = 0; b < blocks.count(); ++b) {
         const auto block = blocks.at(b);
+        if (block.group != group) continue;
         const A* from = static_cast<const A*>(p.weight_sums) + b * weight_block_size(p, blocks) +
                         j * block.width() * kPanel;
         for (int64_t d = 0; d < block.width(); ++d, from += kPanel) {
           const int64_t k = block.point + d / block.channels,
-                        c = block.channel + d % block.channels;
+                        c = (block.channel + d % block.channels) % W::channels(p);
           A total[kPanel] = {};
           for (int64_t part = 0; part < count; ++part)
             for (int i = 0; i < kPanel; ++i) total[i] += from[part * size + i];
-          T* to = static_cast<T*>(p.grad_weight) + j * kPanel * s.batch + c * s.channel +
-                  k / p.shape.kernel_w * s.row + k % p.shape.kernel_w * s.column;
+          T* to = static_cast<T*>(p.grad_weight) + (group * W::outputs(p) + j * kPanel) * s.batch +
+                  c * s.channel + k / p.shape.kernel_w * s.row + k % p.shape.kernel_w * s.column;
           for (int64_t i = 0; i < n; ++i) store_one(to + i * s.batch, total[i]);
         }
       }

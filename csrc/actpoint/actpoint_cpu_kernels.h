@@ -12,14 +12,25 @@ template <typename T, bool kPairs = false>  // kPairs: the forward's product tak
 constexpr DeformCpuKernels deform_kernels() {
   using FW = Packing<T, kPairs>;
   using BW = Packing<T>;
+  using L = Lanes<T>;
   using B = Backward<T>;
-  return {&FW::forward_packed_bytes,
-          &FW::pack_items,
-          &FW::pack_forward,
+  return {[](const DeformCpuParams& p) {
+            return L::chosen(p) ? L::packed_bytes(p) : FW::forward_packed_bytes(p);
+          },
+          [](const DeformCpuParams& p, bool backward) {
+            return L::chosen(p) ? L::blocks(p).count() : FW::pack_items(p, backward);
+          },
+          [](const DeformCpuParams& p, int64_t begin, int64_t end) {
+            (L::chosen(p) ? L::pack : FW::pack_forward)(p, begin, end);
+          },
           &Forward<T, kPairs>::forward,
-          &BW::backward_packed_bytes,
+          [](const DeformCpuParams& p) {
+            return L::chosen(p) ? L::packed_bytes(p) : BW::backward_packed_bytes(p);
+          },
           &B::backward_weight_bytes,
-          &BW::pack_backward,
+          [](const DeformCpuParams& p, int64_t begin, int64_t end) {
+            (L::chosen(p) ? L::pack : BW::pack_backward)(p, begin, end);
+          },
           &B::backward,
           &B::reduce_features,
           &B::weight_items,

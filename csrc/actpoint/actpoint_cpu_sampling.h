@@ -111,6 +111,11 @@ struct Sampling {
     });
   }
 
+  // Pixels of a tile, and how far apart their columns and the points among these are.
+  struct Strip {
+    int64_t first, size, stride, point_stride;
+  };
+
   // The sampling plan of a tile: planes of [point][kTile].
   struct Plan {
     i32* corner[4];        // pixel index in the map, or -1: outside
@@ -139,13 +144,18 @@ struct Sampling {
     return __builtin_convertvector(mask, VI);
   }
 
+  // Of an offset group's points.
   template <bool kBackward>
-  static void make_plan(const DeformCpuParams& p, const Tile& t, Plan& plan) {
+  static void make_plan(const DeformCpuParams& p, const Tile& t, int64_t group, Plan& plan) {
     const int64_t points = p.points();
-    read_planes<false>(plan.planes, 2 * points, p.offset, p.offset_strides, t);
+    const T* offset =
+        static_cast<const T*>(p.offset) + group * 2 * points * p.offset_strides.channel;
+    read_planes<false>(plan.planes, 2 * points, offset, p.offset_strides, t);
     if (p.base_offset) read_planes<true>(plan.planes, 2 * points, p.base_offset, p.base_strides, t);
-    if (p.mask)
-      read_planes<false>(plan.planes + 2 * points * kTile, points, p.mask, p.mask_strides, t);
+    if (p.mask) {
+      const T* mask = static_cast<const T*>(p.mask) + group * points * p.mask_strides.channel;
+      read_planes<false>(plan.planes + 2 * points * kTile, points, mask, p.mask_strides, t);
+    }
     for (int64_t i = 0; i < t.size; ++i) {
       plan.pixel_y[i] = A((t.y + i / t.width) * p.shape.stride_h - p.shape.pad_h);
       plan.pixel_x[i] = A((t.x + i % t.width) * p.shape.stride_w - p.shape.pad_w);

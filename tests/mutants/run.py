@@ -58,7 +58,10 @@ class Group:
         )
 
 
-DEFORMABLE = "tests/ops/test_actpoint_aggregate.py tests/ops/test_deform_conv2d.py"
+DEFORMABLE = (
+    "tests/ops/test_actpoint_aggregate.py tests/ops/test_deform_conv2d.py "
+    "tests/ops/test_deform_groups.py"
+)
 INFERENCE = "tests/engine/test_inference.py"
 TRAINING = "tests/engine/test_trainer.py"
 GROUPS = {

@@ -73,6 +73,21 @@ def deformable(dtype):
             dtype,
             shape,
         )
+    for channels, outputs, groups, offset_groups in ((12, 6, 6, 3), (40, 74, 2, 8)):
+        inputs = [
+            randn(2, channels, 7, 6, seed=1),
+            randn(2, 18 * offset_groups, 7, 6, seed=2, scale=4.0),
+            randn(outputs, channels // groups, 3, 3, seed=3),
+            randn(outputs, seed=4),
+            randn(2, 9 * offset_groups, 7, 6, seed=5),
+        ]
+        differentiable(
+            "deform_conv2d in groups",
+            lambda x, o, w, b, m: ops.deform_conv2d(x, o, w, b, padding=1, mask=m),
+            inputs,
+            dtype,
+            (2, outputs, 7, 6),
+        )
 
 
 def maps(dtype):

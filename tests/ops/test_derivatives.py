@@ -62,6 +62,16 @@ CASES = {
             randn(2, 9, 3, 2, seed=6),
         ),
     ),
+    "deform_conv2d in groups": (
+        convolve,
+        (
+            randn(2, 3, 3, 4),
+            randn(2, 54, 3, 2, seed=5),
+            randn(3, 1, 3, 3, seed=2, scale=0.3),
+            randn(3, seed=3),
+            randn(2, 27, 3, 2, seed=6),
+        ),
+    ),
 }
 
 

@@ -35,6 +35,8 @@ ACTPOINT = (
 )
 DEFORM = (f32(2, 4, 5, 6), f32(2, 18, 3, 6, seed=1), f32(3, 4, 3, 3, seed=2), f32(3, seed=3))
 MASK = f32(2, 9, 3, 6, seed=5)
+GROUPS = (f32(2, 4, 5, 6), f32(2, 72, 5, 6, seed=1), f32(6, 2, 3, 3, seed=2), f32(6, seed=3))
+GROUPS_MASK = f32(2, 36, 5, 6, seed=5)
 STEPS = (2, 1, 1, 1, 1, 1)
 HNA = (f32(2, 3, 5, 4), f32(2, 3, 5, 4, seed=1).clamp(-1, 1))
 POINTS = (
@@ -54,6 +56,13 @@ FUNCTIONS = {
             input, offset, weight, bias, (2, 1), 1, mask=mask
         ),
         (*DEFORM, MASK),
+        True,
+    ),
+    "deform_conv2d in groups": (
+        lambda input, offset, weight, bias, mask: ops.deform_conv2d(
+            input, offset, weight, bias, padding=1, mask=mask
+        ),
+        (*GROUPS, GROUPS_MASK),
         True,
     ),
     "hna_loss": (ops.hna_loss, HNA, True),
@@ -203,6 +212,7 @@ def opcheck_cases():
     )
     yield "deform_conv2d", (*grad(*DEFORM), *STEPS, *grad(MASK)), {}
     yield "deform_conv2d", (*grad(*DEFORM[:3]), None, *STEPS, None), {}
+    yield "deform_conv2d", (*grad(*GROUPS), 1, 1, 1, 1, 1, 1, *grad(GROUPS_MASK)), {}
     deform_grad = f32(2, 3, 3, 6, seed=9)
     yield "deform_conv2d_backward", (deform_grad, *DEFORM[:3], MASK, *STEPS, 31, True), {}
     yield "deform_conv2d_backward", (deform_grad, *DEFORM[:3], None, *STEPS, 5, False), {}
