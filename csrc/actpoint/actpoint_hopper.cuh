@@ -146,28 +146,47 @@ __device__ __forceinline__ void filled(uint64_t* full) {
   if ((threadIdx.x & 31) == 0) mbarrier_arrive(full);
 }
 
-// Samples at channel c of kCount pixels, kStride placements apart, into rows of 128 bytes that lie
-// kRows apart, a multiple of eight: all have the swizzle of `target`, the first's slot.
-template <class T, int kCount, int kStride, int kRows>
-__device__ __forceinline__ void gather(const T* features, const Placement* placements,
-                                       const DeformShape& s, int c, unsigned char* target) {
+// A lane's samples of kCount pixels a step, which lie kStride placements apart, into rows of 128
+// bytes that lie kRows apart, a multiple of eight: all have the swizzle of `target`, the first's
+// slot. The corners of three pixels are under way at any time, over the ends of steps too, which
+// hides the latency of memory, barriers and fences.
+template <class T, int kStride, int kRows>
+class Gather {
+ public:
+  static constexpr int kCount = 4;
   static_assert(kRows % 8 == 0);
-  constexpr int kAtOnce = 4;  // whose corners are under way: what hides the memory's latency
-  static_assert(kCount % kAtOnce == 0);
+
+  __device__ __forceinline__ Gather(const void* features, const DeformShape& shape)
+      : features_(static_cast<const T*>(features)), s_(shape) {}
+  // Of the first step, at channel c.
+  __device__ __forceinline__ void begin(const Placement* placements, int c) {
 #pragma unroll
-  for (int i = 0; i < kCount; i += kAtOnce) {
-    Placement at[kAtOnce];
-    Vec16 corners[kAtOnce][4];
-#pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) {
-      at[j] = placements[(i + j) * kStride];
-      load_corners<T, true>(corners[j], features, at[j], s, c);
-    }
-#pragma unroll
-    for (int j = 0; j < kAtOnce; ++j)
-      store16(target + (i + j) * kRows * kPanelBytes,
-              interpolate<T, Math::kHalf>(corners[j], at[j]));
+    for (int i = 0; i + 1 < kCount; ++i) load(i, placements, c);
   }
-}
+  // Stores a step's samples, and begins with the next step's, which may have no corners: c beyond
+  // the channels.
+  __device__ __forceinline__ void step(const Placement* placements, int c, const Placement* next,
+                                       int next_c, unsigned char* target) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (i == 0)
+        load(kCount - 1, placements, c);
+      else
+        load(i - 1, next, next_c);
+      store16(target + i * kRows * kPanelBytes, interpolate<T, Math::kHalf>(corners_[i], at_[i]));
+    }
+  }
+
+ private:
+  const T* features_;
+  const DeformShape& s_;
+  Placement at_[kCount];
+  Vec16 corners_[kCount][4];
+
+  __device__ __forceinline__ void load(int i, const Placement* placements, int c) {
+    at_[i] = placements[i * kStride];
+    load_corners<T, true>(corners_[i], features_, at_[i], s_, c);
+  }
+};
 
 }  // namespace ggnet::deform::hopper

@@ -61,11 +61,15 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
     constexpr int kRows = kBlock / kPanelChunks;  // at a time
     const int producer = threadIdx.x - kBlock;
     const int chunk = producer % kPanelChunks, row = producer / kPanelChunks;
-    const T* features = static_cast<const T*>(p.features);
     const unsigned char* source =
         static_cast<const unsigned char*>(p.weight) + first_output * kPanelBytes;
     const int rows = round_up(s.outputs, kOutputs);
-    for (int step = 0, k = 0, slice = 0; step < steps; ++step) {
+    Gather<T, kRows, kRows> gather(p.features, s);
+    static_assert(kTile == kRows * gather.kCount);
+    const Placement* const first = placements + row;
+    int k = 0, c = chunk * 8;
+    gather.begin(first, c);
+    for (int step = 0; step < steps; ++step) {
       unsigned char* samples = shared + ring.stage * kStageBytes;
       if (step >= stages) mbarrier_wait(empty + ring.stage, ring.parity ^ 1);
       if (producer == 0) {
@@ -73,15 +77,14 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
         bulk_load(samples + kSampleBytes, source, kOutputs * kPanelBytes, full + ring.stage);
         source += static_cast<long long>(rows) * kPanelBytes;
       }
-      gather<T, kTile / kRows, kRows, kRows>(features, placements + k * kTile + row, s,
-                                             slice * kPanel + chunk * 8,
-                                             samples + hopper_slot(row, chunk));
+      const bool last_point = k + 1 == points;
+      const int next_k = last_point ? 0 : k + 1, next_c = last_point ? c + kPanel : c;
+      gather.step(first + k * kTile, c, first + next_k * kTile, next_c,
+                  samples + hopper_slot(row, chunk));
       filled(full + ring.stage);
       ring.advance();
-      if (++k == points) {
-        k = 0;
-        ++slice;
-      }
+      k = next_k;
+      c = next_c;
     }
   } else {
     take_registers<kConsumerRegisters>();

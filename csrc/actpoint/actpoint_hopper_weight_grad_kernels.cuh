@@ -19,12 +19,12 @@ constexpr int kProducerWarps = kBlock / 32;
 constexpr int kWarpPixels = kStepPixels / kProducerWarps;  // of a step, brought by a warp
 constexpr int kPlacedSteps = 32 / kWarpPixels;             // at a time: a lane places one point
 
-// Shared memory: stages of gradient and samples, placements and pixels of each producing warp,
-// barriers.
+// Shared memory: stages of gradient and samples, placements and pixels of each producing warp, two
+// groups of steps, barriers.
 template <int kOutputs>
 __host__ __device__ constexpr int weight_grad_bytes() {
   return kGradStages * (kOutputs + kGradChannels) / kPanel * kPanelStep +
-         kBlock * (static_cast<int>(sizeof(Placement)) + 4) + 2 * kGradStages * 8;
+         2 * kBlock * (static_cast<int>(sizeof(Placement)) + 4) + 2 * kGradStages * 8;
 }
 
 // Grid: (points * tiles of channels, tiles of outputs, splits).
@@ -36,8 +36,8 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformW
   constexpr int kStageBytes = kGradientBytes + kGradChannels / kPanel * kPanelStep;
   constexpr int kBlocksM = kOutputs / 2 / 64;  // 64 outputs each, of a warpgroup
   Placement* placements = reinterpret_cast<Placement*>(shared + kGradStages * kStageBytes);
-  int* rows = reinterpret_cast<int*>(placements + kBlock);
-  uint64_t* full = reinterpret_cast<uint64_t*>(rows + kBlock);
+  int* rows = reinterpret_cast<int*>(placements + 2 * kBlock);
+  uint64_t* full = reinterpret_cast<uint64_t*>(rows + 2 * kBlock);
   uint64_t* empty = full + kGradStages;
 
   const DeformShape& s = p.shape;
@@ -58,8 +58,8 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformW
   if (threadIdx.x >= kBlock) {
     give_registers<kProducerRegisters>();
     const int warp = (threadIdx.x - kBlock) / 32;
-    Placement* my_placements = placements + warp * 32;
-    int* my_rows = rows + warp * 32;
+    Placement* my_placements = placements + warp * 64;
+    int* my_rows = rows + warp * 64;
     // A warp's pixels of a step are warp, warp + 8, ...: rows of a stage with one swizzle. A lane
     // places one of kPlacedSteps steps; it reads the next one's point in advance.
     auto pixel_of = [&](int step) {
@@ -70,47 +70,50 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformW
       const int pixel = pixel_of(step);
       return pixel < pixels ? read_point<T>(p, cell_in_bands(s, pixel), k) : RawPoint<T>{};
     };
+    auto placed = [&](int step) { return step % (2 * kPlacedSteps) * kWarpPixels; };
     RawPoint<T> raw = read(0);
-    const T* features = static_cast<const T*>(p.features);
-    const T* grad_out = static_cast<const T*>(p.grad_out);
-    for (int step = 0; step < steps; ++step) {
-      const int placed = step % kPlacedSteps * kWarpPixels;
-      if (placed == 0) {
-        const int pixel = pixel_of(step);
-        __syncwarp();
-        Placement at{};
-        int row = -1, iy, ix;
-        if (pixel < pixels) {
-          const Cell cell = cell_in_bands(s, pixel);
-          at = place<T>(p, cell, k, raw, iy, ix);
-          row = static_cast<int>(row_of(s, cell));
-        }
-        my_placements[lane] = at;
-        my_rows[lane] = row;
-        raw = read(step + kPlacedSteps);
-        __syncwarp();
+    auto place_steps = [&](int step) {  // and kPlacedSteps - 1 more
+      const int pixel = pixel_of(step);
+      Placement at{};
+      int row = -1, iy, ix;
+      if (pixel < pixels) {
+        const Cell cell = cell_in_bands(s, pixel);
+        at = place<T>(p, cell, k, raw, iy, ix);
+        row = static_cast<int>(row_of(s, cell));
       }
+      __syncwarp();  // the others are done with what lay there
+      my_placements[placed(step) + lane] = at;
+      my_rows[placed(step) + lane] = row;
+      __syncwarp();
+      raw = read(step + kPlacedSteps);
+    };
+    const T* grad_out = static_cast<const T*>(p.grad_out);
+    constexpr int kSampleLanes = kGradChannels / 8, kAtOnce = 32 / kSampleLanes;  // pixels
+    const int sample_chunk = lane % kSampleLanes, first = lane / kSampleLanes;
+    const int channel = first_channel + sample_chunk * 8;
+    Gather<T, kAtOnce, kAtOnce * kProducerWarps> gather(p.features, s);
+    static_assert(kWarpPixels == kAtOnce * gather.kCount);
+    place_steps(0);
+    gather.begin(my_placements + first, channel);
+    for (int step = 0; step < steps; ++step) {
+      if ((step + 1) % kPlacedSteps == 0) place_steps(step + 1);
       unsigned char* stage = shared + ring.stage * kStageBytes;
       if (step >= kGradStages) mbarrier_wait(empty + ring.stage, ring.parity ^ 1);
-
       constexpr int kChunks = kOutputs / 8, kLanes = kChunks < 32 ? kChunks : 32;
 #pragma unroll
       for (int i = 0; i < kWarpPixels * kChunks / 32; ++i) {
         const int pixel = i * (32 / kLanes) + lane / kLanes, chunk = lane % kLanes;
-        const int row = my_rows[placed + pixel], o = first_output + chunk * 8;
+        const int row = my_rows[placed(step) + pixel], o = first_output + chunk * 8;
         const bool inside = row >= 0 && o < s.outputs;
         cp_async16(
             stage + chunk / 8 * kPanelStep + hopper_slot(warp + pixel * kProducerWarps, chunk % 8),
             grad_out + (inside ? static_cast<long long>(row) * s.outputs + o : 0), inside ? 16 : 0);
       }
       cp_async_commit();
-      constexpr int kSampleLanes = kGradChannels / 8;
-      const int chunk = lane % kSampleLanes, first = lane / kSampleLanes;
-      constexpr int kAtOnce = 32 / kSampleLanes;  // pixels of the warp
-      gather<T, kWarpPixels / kAtOnce, kAtOnce, kAtOnce * kProducerWarps>(
-          features, my_placements + placed + first, s, first_channel + chunk * 8,
-          stage + kGradientBytes + chunk / 8 * kPanelStep +
-              hopper_slot(warp + first * kProducerWarps, chunk % 8));
+      gather.step(my_placements + placed(step) + first, channel,
+                  my_placements + placed(step + 1) + first, channel,
+                  stage + kGradientBytes + sample_chunk / 8 * kPanelStep +
+                      hopper_slot(warp + first * kProducerWarps, sample_chunk % 8));
       // The stage before is whole by now: a step's copies have had the time of two gathers.
       cp_async_wait<1>();
       if (step > 0) filled(full + (ring.stage == 0 ? kGradStages : ring.stage) - 1);
