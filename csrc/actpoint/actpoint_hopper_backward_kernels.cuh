@@ -3,11 +3,12 @@
 // A step is a point and a slice of 64 channels, points inside slices. Two warpgroups multiply: a
 // step's grad_columns, 128 pixels by 64 channels, come from products whose first operand, the
 // tile's output gradient, stays in registers for the whole kernel; from them and the corners a lane
-// takes the dot products that the points' gradients need. A third warpgroup scatters the columns of
-// the step before. The features' gradient is summed in shared memory first, in a window of cells
-// around the tile, as each cell is met about as often as there are points: a warp owns 16 channels
-// of the window, its lanes are four corners by eight pairs of channels, and it walks through the
-// pixels in order, so that no sum needs an atomic operation and its order is fixed. After a slice's
+// takes the dot products that the points' gradients need. Two more scatter the columns of the step
+// before, and place the points of every other step each. The features' gradient is summed in shared
+// memory first, in a window of cells around the tile, as each cell is met about as often as there
+// are points: a warp owns eight channels of the window, its lanes are those at four corners, and it
+// walks through the pixels in order, so that no sum needs an atomic operation and its order is
+// fixed. After a slice's
 // last point the window is added to global memory, where neighboring tiles overlap. Corners outside
 // the window are added there at once.
 #pragma once
@@ -16,18 +17,17 @@
 
 namespace ggnet::deform::hopper {
 
-constexpr int kBackwardThreads = kBlock + kWarpgroup;  // products first, then the scatter
-constexpr int kProductRegisters = 208, kScatterRegisters = 88;
-static_assert(registers_suffice(kBackwardThreads,
-                                kBlock* kProductRegisters + kWarpgroup * kScatterRegisters));
+// Threads are kThreadsOfRoles: products first, then the scatter.
+constexpr int kProductRegisters = 176, kScatterRegisters = 80;
+static_assert(registers_suffice(kThreadsOfRoles, kBlock*(kProductRegisters + kScatterRegisters)));
 constexpr int kWindowHeight = 19, kWindowWidth = 27, kWindow = kWindowHeight * kWindowWidth;
-constexpr int kMargin = 5;      // cells around the tile's centers of points
-constexpr int kSpareCells = 4;  // one a warp: what has no cell in the window goes there
-constexpr int kColumnPitch = 2 * kTile + 4;  // floats of a pair of channels
+constexpr int kMargin = 5;               // cells around the tile's centers of points
+constexpr int kSpareCells = 4;           // one a corner: what has no cell in the window goes there
+constexpr int kColumnPitch = kTile + 4;  // floats of a channel
 constexpr int kRingStages = 3;
 constexpr int kBatch = 4;                // pixels whose sums are under way at once
 constexpr int kCornerPitch = kTile + 4;  // of shares and cells: a batch's lie in different banks
-constexpr int kWarpChannels = 16;        // of the window
+constexpr int kWarpChannels = 8;         // of the window
 
 // Outputs whose weights a stage of the ring holds.
 template <int kOutputs>
@@ -40,7 +40,7 @@ __host__ __device__ constexpr int stage_outputs() {
 template <int kOutputs>
 __host__ __device__ constexpr int backward_bytes() {
   return kRingStages * stage_outputs<kOutputs>() * kPanelBytes +
-         (kWindow + kSpareCells) * kPanel * 4 + kPanel / 2 * kColumnPitch * 4 +
+         (kWindow + kSpareCells) * kPanel * 4 + kPanel * kColumnPitch * 4 +
          2 * 2 * 4 * kCornerPitch * 4 + 2 * kTile * static_cast<int>(sizeof(Placement)) +
          2 * (kTile / 32) * 4 + (2 * kRingStages + 5) * 8;
 }
@@ -52,8 +52,11 @@ __device__ __forceinline__ int2 place_of_row(int row) {
   return make_int2((quarter < 2 ? x : x ^ 4) + quarter % 2 * 8, y + quarter / 2 * 4);
 }
 
-// In words: where an even channel c of pixel p lies in grad_columns, the next one beside it.
-__device__ __forceinline__ int column_slot(int c, int p) { return c / 2 * kColumnPitch + 2 * p; }
+// In words: where channel c of pixel p lies in grad_columns. Eight channels of four pixels lie in
+// different banks, and so do every eighth channel of eight.
+__device__ __forceinline__ int column_slot(int c, int p) {
+  return c * kColumnPitch + (p ^ c / 8 % 4 * 8);
+}
 // In words: cell (y, x) of the window; channels are XORed in. The four corners of a pixel lie in
 // different banks.
 __device__ __forceinline__ int window_swizzle(int y, int x) {
@@ -94,18 +97,18 @@ __device__ __forceinline__ void load4(float (&v)[4], const float* shared) {
 
 // dots: [blocks, K, 3, kTile], the points' gradients summed over the slices so far.
 template <class T, int kOutputs>
-__global__ void __launch_bounds__(kBackwardThreads, 1)
+__global__ void __launch_bounds__(kThreadsOfRoles, 1)
     backward_kernel(DeformDataGradParams p, float* dots) {
 #if defined(GGNET_HOPPER) || !defined(__CUDACC__)
   GGNET_DYNAMIC_SHARED(shared);
   constexpr int kStageOutputs = stage_outputs<kOutputs>();
   constexpr int kStageBytes = kStageOutputs * kPanelBytes;
   constexpr int kParts = kOutputs / kStageOutputs;  // stages of a step
-  constexpr int kProductWarps = kBlock / 32, kScatterWarps = kWarpgroup / 32;
+  constexpr int kRoleWarps = kBlock / 32, kPlacingWarps = kWarpgroup / 32;
   unsigned char* weights = shared;
   float* window = reinterpret_cast<float*>(weights + kRingStages * kStageBytes);
   float* columns = window + (kWindow + kSpareCells) * kPanel;
-  float* shares = columns + kPanel / 2 * kColumnPitch;
+  float* shares = columns + kPanel * kColumnPitch;
   int* cells = reinterpret_cast<int*>(shares + 2 * 4 * kCornerPitch);
   Placement* placements = reinterpret_cast<Placement*>(cells + 2 * 4 * kCornerPitch);
   unsigned* specials = reinterpret_cast<unsigned*>(placements + 2 * kTile);
@@ -133,16 +136,16 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < kRingStages; ++i) {
       mbarrier_init(full + i, 1);
-      mbarrier_init(empty + i, kProductWarps);
+      mbarrier_init(empty + i, kRoleWarps);
     }
-    mbarrier_init(placed, kScatterWarps);
-    mbarrier_init(placed + 1, kScatterWarps);
-    mbarrier_init(shared_out, kScatterWarps);
-    mbarrier_init(columns_full, kProductWarps);
-    mbarrier_init(columns_empty, kScatterWarps);
+    mbarrier_init(placed, kPlacingWarps);
+    mbarrier_init(placed + 1, kPlacingWarps);
+    mbarrier_init(shared_out, kPlacingWarps);
+    mbarrier_init(columns_full, kRoleWarps);
+    mbarrier_init(columns_empty, kRoleWarps);
     mbarrier_init_fence();
   }
-  for (int i = threadIdx.x; i < (kWindow + kSpareCells) * kPanel / 4; i += kBackwardThreads)
+  for (int i = threadIdx.x; i < (kWindow + kSpareCells) * kPanel / 4; i += kThreadsOfRoles)
     store16(window + i * 4, Vec16{});
   __syncthreads();
   auto arrive = [&](uint64_t* barrier) {
@@ -152,7 +155,9 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
 
   if (threadIdx.x >= kBlock) {
     give_registers<kScatterRegisters>();
-    const int row = threadIdx.x - kBlock, warp = row / 32;  // a thread places the pixel of its row
+    const int warp = (threadIdx.x - kBlock) / 32;
+    const int row = threadIdx.x % kWarpgroup;  // whose pixel a thread places, in its turns
+    const int turn = warp / kPlacingWarps;     // even or odd steps
     const int window_top = tile.top * s.stride_h + (kTileHeight - 1) * (s.stride_h - 1) / 2 -
                            s.pad_h + (s.kernel_h - 1) * s.dilation_h / 2 - kMargin;
     const int window_left = tile.left * s.stride_w + (kTileWidth - 1) * (s.stride_w - 1) / 2 -
@@ -160,17 +165,16 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
     const FeatureSums sums{p.feature_sums, p.fixed_point, p.fixed_point ? 1.0f / *p.unit : 1.0f};
     const Cell cell = cell_of(row);
     const bool inside = in_map(s, cell);
-    const int corner = lane >> 3, channel = warp * kWarpChannels + (lane & 7) * 2;
+    const int corner = lane >> 3, channel = warp * kWarpChannels + (lane & 7);
 
     // One step's columns into the window.
     auto scatter = [&](int number, int slice) {
       const float* share_of = shares + ((number & 1) * 4 + corner) * kCornerPitch;
       const int* cell_of_corner = cells + ((number & 1) * 4 + corner) * kCornerPitch;
-      float column[2][4], share[kBatch];  // two pixels of two channels
+      float column[kBatch], share[kBatch];
       Vec16 slots;
       auto read = [&](int b) {
-        load4(column[0], columns + column_slot(channel, b * kBatch));
-        load4(column[1], columns + column_slot(channel, b * kBatch + 2));
+        load4(column, columns + column_slot(channel, b * kBatch));
         load4(share, share_of + b * kBatch);
         slots = load16(cell_of_corner + b * kBatch);
       };
@@ -179,36 +183,31 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
         unsigned special = specials[(number & 1) * (kTile / 32) + group];
 #pragma unroll 2
         for (int b = group * 8; b < group * 8 + 8; ++b, special >>= kBatch) {
-          float2 part[kBatch];
+          float part[kBatch];
           int slot[kBatch];
 #pragma unroll
           for (int i = 0; i < kBatch; ++i) {
-            part[i] = make_float2(column[i / 2][i % 2 * 2] * share[i],
-                                  column[i / 2][i % 2 * 2 + 1] * share[i]);
+            part[i] = column[i] * share[i];
             slot[i] = static_cast<int>(slots.word[i]);
           }
           if (b + 1 < kTile / kBatch) read(b + 1);
-          auto at = [&](int i) { return reinterpret_cast<float2*>(window + (slot[i] ^ channel)); };
+          auto at = [&](int i) { return window + (slot[i] ^ channel); };
           if (special & ((1 << kBatch) - 1)) {
             const int element = slice * kPanel + channel;
 #pragma unroll
             for (int i = 0; i < kBatch; ++i) {
-              if (slot[i] >= 0) {
-                const float2 value = *at(i);
-                *at(i) = make_float2(value.x + part[i].x, value.y + part[i].y);
-              } else if (element < s.channels) {
-                sums.add(~slot[i] * s.channels + element, part[i].x);
-                sums.add(~slot[i] * s.channels + element + 1, part[i].y);
-              }
+              if (slot[i] >= 0)
+                *at(i) += part[i];
+              else if (element < s.channels)
+                sums.add(~slot[i] * s.channels + element, part[i]);
               __syncwarp();
             }
           } else {
-            float2 value[kBatch];
+            float value[kBatch];
 #pragma unroll
             for (int i = 0; i < kBatch; ++i) value[i] = *at(i);
 #pragma unroll
-            for (int i = 0; i < kBatch; ++i)
-              *at(i) = make_float2(value[i].x + part[i].x, value[i].y + part[i].y);
+            for (int i = 0; i < kBatch; ++i) *at(i) = value[i] + part[i];
             __syncwarp();
           }
         }
@@ -216,8 +215,8 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
     };
     // Adds the warp's channels of the window to global memory, and clears them.
     auto flush = [&](int slice) {
-      const int c = warp * kWarpChannels + (lane & 3) * 4, element = slice * kPanel + c;
-      for (int i = lane >> 2; i < kWindow; i += 8) {
+      const int c = warp * kWarpChannels + (lane & 1) * 4, element = slice * kPanel + c;
+      for (int i = lane >> 1; i < kWindow; i += 16) {
         const int y = i / kWindowWidth, x = i % kWindowWidth;
         float* from = window + (window_slot(y, x) ^ c);
         float sum[4];
@@ -241,9 +240,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
       arrive(placed + (number & 1));
     };
     auto read = [&](int k) { return inside ? read_point<T>(p, cell, k) : RawPoint<T>{}; };
-    publish(0, read(0), 0);
-    RawPoint<T> raw = read(points > 1 ? 1 : 0);  // of the next step
-    for (int number = 0, k = 0, slice = 0; number < steps; ++number) {
+    auto share_out = [&](int number) {
       const float bottom = at.fy * at.scale, top = at.scale - bottom;
       const float share[4] = {top - top * at.fx, top * at.fx, bottom - bottom * at.fx,
                               bottom * at.fx};
@@ -270,14 +267,21 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
       }
       // A corner outside the window, or two pixels of a batch at one cell.
       const unsigned vote = __ballot_sync(0xffffffffu, special);
-      if (lane == 0) specials[(number & 1) * (kTile / 32) + warp] = vote;
+      if (lane == 0) specials[(number & 1) * (kTile / 32) + row / 32] = vote;
       arrive(shared_out);
+    };
 
-      // The placements of the step before the next were read before its columns were written.
-      const int next = k + 1 == points ? 0 : k + 1, after = next + 1 == points ? 0 : next + 1;
-      if (number + 1 < steps) {
+    if (turn == 0) publish(0, read(0), 0);
+    RawPoint<T> raw = read((turn == 0 ? 2 : 1) % points);  // of the next step to place
+    for (int number = 0, k = 0, slice = 0; number < steps; ++number) {
+      const int next = k + 1 == points ? 0 : k + 1;
+      // The columns of the step before were written, so its placements were read, and all the
+      // shares of the step before that.
+      if ((number & 1) == turn) {
+        share_out(number);
+      } else if (number + 1 < steps) {
         publish(number + 1, raw, next);
-        raw = read(after);
+        raw = read((k + 3) % points);
       }
       mbarrier_wait(shared_out, number & 1);
       mbarrier_wait(columns_full, number & 1);
@@ -357,16 +361,19 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
         for (int i = 0; i < 3; ++i) before[i] = dots_of_row[i * kTile];
       mbarrier_wait(placed + (number & 1), number >> 1 & 1);
       Placement at[2];
-      Vec16 corners[2][2][4];
+      // Half a pixel each; three are under way.
+      constexpr int kHalves = 4;
+      Vec16 corners[kHalves - 1][4];
+      auto load = [&](int half) {
+        load_corners<T, true>(corners[half % (kHalves - 1)], features, at[half / 2], s,
+                              slice * kPanel + (half % 2 ^ static_cast<int>(odd)) * 32 + t * 8);
+      };
       if (want_points) {
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
+        for (int h = 0; h < 2; ++h)
           at[h] = placements[(number & 1) * kTile + warp * 16 + h * 8 + g];
 #pragma unroll
-          for (int j = 0; j < 2; ++j)
-            load_corners<T, true>(corners[h][j], features, at[h], s,
-                                  slice * kPanel + (j ^ static_cast<int>(odd)) * 32 + t * 8);
-        }
+        for (int half = 0; half + 1 < kHalves; ++half) load(half);
       }
       wgmma_wait<0>();
       if (lane == 0)
@@ -384,28 +391,30 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
       for (int h = 0; h < 2; ++h)
 #pragma unroll
         for (int i = 0; i < 8; ++i)
-          *reinterpret_cast<float2*>(
-              columns + column_slot(i / 4 * 32 + t * 8 + i % 4 * 2, warp * 16 + h * 8 + g)) =
-              make_float2(sum[i * 4 + h * 2], sum[i * 4 + h * 2 + 1]);
+#pragma unroll
+          for (int e = 0; e < 2; ++e)
+            columns[column_slot(i / 4 * 32 + t * 8 + i % 4 * 2 + e, warp * 16 + h * 8 + g)] =
+                sum[i * 4 + h * 2 + e];
       arrive(columns_full);
 
       if (want_points) {
         float dot[2][4] = {};
 #pragma unroll
-        for (int h = 0; h < 2; ++h)
+        for (int half = 0; half < kHalves; ++half) {
+          const int h = half / 2, j = half % 2;
 #pragma unroll
-          for (int i = 0; i < 4; ++i)
+          for (int i = 0; i < 4; ++i) {
+            const int mine = j * 16 + i * 4 + h * 2, other = (j ^ 1) * 16 + i * 4 + h * 2;
+            const float first = odd ? sum[other] : sum[mine];
+            const float second = odd ? sum[other + 1] : sum[mine + 1];
 #pragma unroll
-            for (int j = 0; j < 2; ++j) {
-              const int mine = j * 16 + i * 4 + h * 2, other = (j ^ 1) * 16 + i * 4 + h * 2;
-              const float first = odd ? sum[other] : sum[mine];
-              const float second = odd ? sum[other + 1] : sum[mine + 1];
-#pragma unroll
-              for (int c = 0; c < 4; ++c) {
-                const float2 pair = unpack2(corners[h][j][c].word[i], T{});
-                dot[h][c] = fmaf(second, pair.y, fmaf(first, pair.x, dot[h][c]));
-              }
+            for (int c = 0; c < 4; ++c) {
+              const float2 pair = unpack2(corners[half % (kHalves - 1)][c].word[i], T{});
+              dot[h][c] = fmaf(second, pair.y, fmaf(first, pair.x, dot[h][c]));
             }
+          }
+          if (half == 0) load(kHalves - 1);
+        }
 #pragma unroll
         for (int h = 0; h < 2; ++h)
 #pragma unroll
@@ -475,7 +484,7 @@ void backward(const DeformDataGradParams& p, float* dots, void* stream) {
   if (s.batch == 0) return;
   with_tile(outputs_of_block(s), [&](auto n) {
     GGNET_LAUNCH((backward_kernel<T, n()>), dim3(s.batch * tiles_of_image(s)),
-                 dim3(kBackwardThreads), backward_bytes<n()>(), stream, p, dots);
+                 dim3(kThreadsOfRoles), backward_bytes<n()>(), stream, p, dots);
   });
 }
 
