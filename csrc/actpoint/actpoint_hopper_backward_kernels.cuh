@@ -3,31 +3,31 @@
 // A step is a point and a slice of 64 channels, points inside slices. Two warpgroups multiply: a
 // step's grad_columns, 128 pixels by 64 channels, come from products whose first operand, the
 // tile's output gradient, stays in registers for the whole kernel; from them and the corners a lane
-// takes the dot products that the points' gradients need. Two more scatter the columns of the step
-// before, and place the points of every other step each. The features' gradient is summed in shared
-// memory first, in a window of cells around the tile, as each cell is met about as often as there
-// are points: a warp owns eight channels of the window, its lanes are those at four corners, and it
-// walks through the pixels in order, so that no sum needs an atomic operation and its order is
-// fixed. After a slice's
-// last point the window is added to global memory, where neighboring tiles overlap. Corners outside
-// the window are added there at once.
+// takes the dot products that the points' gradients need. A third warpgroup scatters the columns of
+// the step before. The features' gradient is summed in shared memory first, in a window of cells
+// around the tile, as each cell is met about as often as there are points: a warp owns 32 channels,
+// one a lane, of the even or of the odd rows of the window, of which each pixel meets two cells,
+// and it walks through the pixels in order, so that no sum needs an atomic operation and its order
+// is fixed. After a slice's last point the window is added to global memory, where neighboring
+// tiles overlap. Cells outside the window are added there at once.
 #pragma once
 
 #include "actpoint/actpoint_hopper.cuh"
 
 namespace ggnet::deform::hopper {
 
-// Threads are kThreadsOfRoles: products first, then the scatter.
-constexpr int kProductRegisters = 176, kScatterRegisters = 80;
-static_assert(registers_suffice(kThreadsOfRoles, kBlock*(kProductRegisters + kScatterRegisters)));
+constexpr int kBackwardThreads = kBlock + kWarpgroup;  // products first, then the scatter
+constexpr int kProductRegisters = 208, kScatterRegisters = 88;
+static_assert(registers_suffice(kBackwardThreads,
+                                kBlock* kProductRegisters + kWarpgroup * kScatterRegisters));
 constexpr int kWindowHeight = 19, kWindowWidth = 27, kWindow = kWindowHeight * kWindowWidth;
-constexpr int kMargin = 5;               // cells around the tile's centers of points
-constexpr int kSpareCells = 4;           // one a corner: what has no cell in the window goes there
-constexpr int kColumnPitch = kTile + 4;  // floats of a channel
+constexpr int kMargin = 5;      // cells around the tile's centers of points
+constexpr int kSpareCells = 4;  // two for even, two for odd rows: where what has no cell goes
+constexpr int kColumnPitch = kPanel + 2;  // floats of a pixel: products write without conflicts
 constexpr int kRingStages = 3;
-constexpr int kBatch = 4;                // pixels whose sums are under way at once
-constexpr int kCornerPitch = kTile + 4;  // of shares and cells: a batch's lie in different banks
-constexpr int kWarpChannels = 8;         // of the window
+constexpr int kBatch = 4;  // pixels whose sums are under way at once
+constexpr int kWarpChannels = 32;
+constexpr int kNowhere = -2;  // no row
 
 // Outputs whose weights a stage of the ring holds.
 template <int kOutputs>
@@ -35,14 +35,16 @@ __host__ __device__ constexpr int stage_outputs() {
   return kOutputs < 128 ? kOutputs : 128;
 }
 
-// Shared memory: stages of weights; the window; grad_columns, channel by channel; shares and cells
-// of four corners, two steps; placements, two steps; which pixels are special, two steps; barriers.
+// Shared memory: stages of weights; the window; grad_columns; of two steps and for even and odd
+// rows each: shares of two cells, the first cell, which pixels are special; placements of two
+// steps; barriers.
 template <int kOutputs>
 __host__ __device__ constexpr int backward_bytes() {
   return kRingStages * stage_outputs<kOutputs>() * kPanelBytes +
-         (kWindow + kSpareCells) * kPanel * 4 + kPanel * kColumnPitch * 4 +
-         2 * 2 * 4 * kCornerPitch * 4 + 2 * kTile * static_cast<int>(sizeof(Placement)) +
-         2 * (kTile / 32) * 4 + (2 * kRingStages + 5) * 8;
+         (kWindow + kSpareCells) * kPanel * 4 + kTile * kColumnPitch * 4 +
+         4 * kTile * (static_cast<int>(sizeof(float2)) + 4) +
+         2 * kTile * static_cast<int>(sizeof(Placement)) + 4 * (kTile / 32) * 4 +
+         (2 * kRingStages + 5) * 8;
 }
 
 // Where the pixel of a row lies in its tile: the four of a batch are far apart, so that their
@@ -50,20 +52,6 @@ __host__ __device__ constexpr int backward_bytes() {
 __device__ __forceinline__ int2 place_of_row(int row) {
   const int quarter = row % 4, y = row / 32, x = row / 4 % 8;
   return make_int2((quarter < 2 ? x : x ^ 4) + quarter % 2 * 8, y + quarter / 2 * 4);
-}
-
-// In words: where channel c of pixel p lies in grad_columns. Eight channels of four pixels lie in
-// different banks, and so do every eighth channel of eight.
-__device__ __forceinline__ int column_slot(int c, int p) {
-  return c * kColumnPitch + (p ^ c / 8 % 4 * 8);
-}
-// In words: cell (y, x) of the window; channels are XORed in. The four corners of a pixel lie in
-// different banks.
-__device__ __forceinline__ int window_swizzle(int y, int x) {
-  return ((x & 1) + (y & 1) * 2) * kWarpChannels;
-}
-__device__ __forceinline__ int window_slot(int y, int x) {
-  return (y * kWindowWidth + x) * kPanel + window_swizzle(y, x);
 }
 
 // Where the features' gradient is summed in global memory.
@@ -89,7 +77,7 @@ struct FeatureSums {
   }
 };
 
-__device__ __forceinline__ void load4(float (&v)[4], const float* shared) {
+__device__ __forceinline__ void load4(float (&v)[4], const void* shared) {
   const Vec16 bits = load16(shared);
 #pragma unroll
   for (int i = 0; i < 4; ++i) v[i] = __uint_as_float(bits.word[i]);
@@ -97,22 +85,22 @@ __device__ __forceinline__ void load4(float (&v)[4], const float* shared) {
 
 // dots: [blocks, K, 3, kTile], the points' gradients summed over the slices so far.
 template <class T, int kOutputs>
-__global__ void __launch_bounds__(kThreadsOfRoles, 1)
+__global__ void __launch_bounds__(kBackwardThreads, 1)
     backward_kernel(DeformDataGradParams p, float* dots) {
 #if defined(GGNET_HOPPER) || !defined(__CUDACC__)
   GGNET_DYNAMIC_SHARED(shared);
   constexpr int kStageOutputs = stage_outputs<kOutputs>();
   constexpr int kStageBytes = kStageOutputs * kPanelBytes;
   constexpr int kParts = kOutputs / kStageOutputs;  // stages of a step
-  constexpr int kRoleWarps = kBlock / 32, kPlacingWarps = kWarpgroup / 32;
+  constexpr int kProductWarps = kBlock / 32, kScatterWarps = kWarpgroup / 32;
   unsigned char* weights = shared;
   float* window = reinterpret_cast<float*>(weights + kRingStages * kStageBytes);
   float* columns = window + (kWindow + kSpareCells) * kPanel;
-  float* shares = columns + kPanel * kColumnPitch;
-  int* cells = reinterpret_cast<int*>(shares + 2 * 4 * kCornerPitch);
-  Placement* placements = reinterpret_cast<Placement*>(cells + 2 * 4 * kCornerPitch);
+  float2* shares = reinterpret_cast<float2*>(columns + kTile * kColumnPitch);
+  int* slots = reinterpret_cast<int*>(shares + 4 * kTile);  // in words, of the window
+  Placement* placements = reinterpret_cast<Placement*>(slots + 4 * kTile);
   unsigned* specials = reinterpret_cast<unsigned*>(placements + 2 * kTile);
-  uint64_t* full = reinterpret_cast<uint64_t*>(specials + 2 * (kTile / 32));
+  uint64_t* full = reinterpret_cast<uint64_t*>(specials + 4 * (kTile / 32));
   uint64_t* empty = full + kRingStages;
   // A phase is a step: its points are placed (even and odd steps, as placing may be two phases
   // ahead of a reader), its shares are there, its columns are there, its columns were scattered.
@@ -136,16 +124,16 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < kRingStages; ++i) {
       mbarrier_init(full + i, 1);
-      mbarrier_init(empty + i, kRoleWarps);
+      mbarrier_init(empty + i, kProductWarps);
     }
-    mbarrier_init(placed, kPlacingWarps);
-    mbarrier_init(placed + 1, kPlacingWarps);
-    mbarrier_init(shared_out, kPlacingWarps);
-    mbarrier_init(columns_full, kRoleWarps);
-    mbarrier_init(columns_empty, kRoleWarps);
+    mbarrier_init(placed, kScatterWarps);
+    mbarrier_init(placed + 1, kScatterWarps);
+    mbarrier_init(shared_out, kScatterWarps);
+    mbarrier_init(columns_full, kProductWarps);
+    mbarrier_init(columns_empty, kScatterWarps);
     mbarrier_init_fence();
   }
-  for (int i = threadIdx.x; i < (kWindow + kSpareCells) * kPanel / 4; i += kThreadsOfRoles)
+  for (int i = threadIdx.x; i < (kWindow + kSpareCells) * kPanel / 4; i += kBackwardThreads)
     store16(window + i * 4, Vec16{});
   __syncthreads();
   auto arrive = [&](uint64_t* barrier) {
@@ -155,9 +143,7 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
 
   if (threadIdx.x >= kBlock) {
     give_registers<kScatterRegisters>();
-    const int warp = (threadIdx.x - kBlock) / 32;
-    const int row = threadIdx.x % kWarpgroup;  // whose pixel a thread places, in its turns
-    const int turn = warp / kPlacingWarps;     // even or odd steps
+    const int row = threadIdx.x - kBlock, warp = row / 32;  // a thread places the pixel of its row
     const int window_top = tile.top * s.stride_h + (kTileHeight - 1) * (s.stride_h - 1) / 2 -
                            s.pad_h + (s.kernel_h - 1) * s.dilation_h / 2 - kMargin;
     const int window_left = tile.left * s.stride_w + (kTileWidth - 1) * (s.stride_w - 1) / 2 -
@@ -165,66 +151,80 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
     const FeatureSums sums{p.feature_sums, p.fixed_point, p.fixed_point ? 1.0f / *p.unit : 1.0f};
     const Cell cell = cell_of(row);
     const bool inside = in_map(s, cell);
-    const int corner = lane >> 3, channel = warp * kWarpChannels + (lane & 7);
+    const int odd = warp & 1, first_channel = warp / 2 * kWarpChannels;
 
     // One step's columns into the window.
     auto scatter = [&](int number, int slice) {
-      const float* share_of = shares + ((number & 1) * 4 + corner) * kCornerPitch;
-      const int* cell_of_corner = cells + ((number & 1) * 4 + corner) * kCornerPitch;
-      float column[kBatch], share[kBatch];
-      Vec16 slots;
+      const int plane = (number & 1) * 2 + odd, element = slice * kPanel + first_channel + lane;
+      float* const sum_of_lane = window + first_channel + lane;
+      float column[kBatch], share[2 * kBatch];
+      Vec16 cells;
       auto read = [&](int b) {
-        load4(column, columns + column_slot(channel, b * kBatch));
-        load4(share, share_of + b * kBatch);
-        slots = load16(cell_of_corner + b * kBatch);
+        const int row = b * kBatch;
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i)
+          column[i] = columns[(row + i) * kColumnPitch + first_channel + lane];
+        load4(reinterpret_cast<float (&)[4]>(share[0]), shares + plane * kTile + row);
+        load4(reinterpret_cast<float (&)[4]>(share[4]), shares + plane * kTile + row + 2);
+        cells = load16(slots + plane * kTile + row);
       };
       read(0);
       for (int group = 0; group < kTile / 32; ++group) {
-        unsigned special = specials[(number & 1) * (kTile / 32) + group];
+        unsigned special = specials[plane * (kTile / 32) + group];
 #pragma unroll 2
         for (int b = group * 8; b < group * 8 + 8; ++b, special >>= kBatch) {
-          float part[kBatch];
+          float2 part[kBatch];
           int slot[kBatch];
 #pragma unroll
           for (int i = 0; i < kBatch; ++i) {
-            part[i] = column[i] * share[i];
-            slot[i] = static_cast<int>(slots.word[i]);
+            part[i] = make_float2(column[i] * share[2 * i], column[i] * share[2 * i + 1]);
+            slot[i] = static_cast<int>(cells.word[i]);
           }
           if (b + 1 < kTile / kBatch) read(b + 1);
-          auto at = [&](int i) { return window + (slot[i] ^ channel); };
           if (special & ((1 << kBatch) - 1)) {
-            const int element = slice * kPanel + channel;
 #pragma unroll
             for (int i = 0; i < kBatch; ++i) {
-              if (slot[i] >= 0)
-                *at(i) += part[i];
-              else if (element < s.channels)
-                sums.add(~slot[i] * s.channels + element, part[i]);
-              __syncwarp();
+              if (slot[i] >= 0) {
+                float* const sums_of_lane = sum_of_lane + slot[i];
+                sums_of_lane[0] += part[i].x;
+                sums_of_lane[kPanel] += part[i].y;
+              } else if (element < s.channels) {
+                const int target = ((~slot[i] >> 2) - 1) * s.channels + element;
+                if (~slot[i] & 1) sums.add(target, part[i].x);
+                if (~slot[i] & 2) sums.add(target + s.channels, part[i].y);
+              }
             }
           } else {
-            float value[kBatch];
+            float2 value[kBatch];
 #pragma unroll
-            for (int i = 0; i < kBatch; ++i) value[i] = *at(i);
+            for (int i = 0; i < kBatch; ++i)
+              value[i] = make_float2(sum_of_lane[slot[i]], sum_of_lane[slot[i] + kPanel]);
 #pragma unroll
-            for (int i = 0; i < kBatch; ++i) *at(i) = value[i] + part[i];
-            __syncwarp();
+            for (int i = 0; i < kBatch; ++i) {
+              sum_of_lane[slot[i]] = value[i].x + part[i].x;
+              sum_of_lane[slot[i] + kPanel] = value[i].y + part[i].y;
+            }
           }
         }
       }
     };
-    // Adds the warp's channels of the window to global memory, and clears them.
+    // Adds the warp's share of the window to global memory, and clears it. Cells outside the map
+    // have met corners that do not exist.
     auto flush = [&](int slice) {
-      const int c = warp * kWarpChannels + (lane & 1) * 4, element = slice * kPanel + c;
-      for (int i = lane >> 1; i < kWindow; i += 16) {
-        const int y = i / kWindowWidth, x = i % kWindowWidth;
-        float* from = window + (window_slot(y, x) ^ c);
-        float sum[4];
-        load4(sum, from);
-        if (sum[0] == 0.0f && sum[1] == 0.0f && sum[2] == 0.0f && sum[3] == 0.0f) continue;
-        store16(from, Vec16{});
-        const int target = (tile.batch * s.height + window_top + y) * s.width + window_left + x;
-        if (element < s.channels) sums.add4(target * s.channels + element, sum);
+      const int c = first_channel + (lane & 7) * 4, element = slice * kPanel + c;
+      __syncwarp();
+      for (int wy = (window_top ^ odd) & 1; wy < kWindowHeight; wy += 2) {
+        const int y = window_top + wy;
+        for (int wx = lane >> 3; wx < kWindowWidth; wx += 4) {
+          float* from = window + (wy * kWindowWidth + wx) * kPanel + c;
+          float sum[4];
+          load4(sum, from);
+          if (sum[0] == 0.0f && sum[1] == 0.0f && sum[2] == 0.0f && sum[3] == 0.0f) continue;
+          store16(from, Vec16{});
+          const int x = window_left + wx;
+          if (y >= 0 && y < s.height && x >= 0 && x < s.width && element < s.channels)
+            sums.add4(((tile.batch * s.height + y) * s.width + x) * s.channels + element, sum);
+        }
       }
       __syncwarp();
     };
@@ -240,48 +240,40 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
       arrive(placed + (number & 1));
     };
     auto read = [&](int k) { return inside ? read_point<T>(p, cell, k) : RawPoint<T>{}; };
-    auto share_out = [&](int number) {
-      const float bottom = at.fy * at.scale, top = at.scale - bottom;
-      const float share[4] = {top - top * at.fx, top * at.fx, bottom - bottom * at.fx,
-                              bottom * at.fx};
-      bool special = false;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int y = iy + (i >> 1), x = ix + (i & 1);
-        const int wy = y - window_top, wx = x - window_left;
-        const bool exists = at.corner >> i & 1;
-        const bool near = wy >= 0 && wy < kWindowHeight && wx >= 0 && wx < kWindowWidth;
-        const int target = ((number & 1) * 4 + i) * kCornerPitch + row;
-        shares[target] = exists ? share[i] : 0.0f;
-        cells[target] = !exists ? (kWindow + i) * kPanel + i * kWarpChannels
-                        : near  ? window_slot(wy, wx)
-                                : ~((tile.batch * s.height + y) * s.width + x);
-        special |= exists && !near;
-      }
-#pragma unroll
-      for (int other = 1; other < kBatch; ++other) {
-        const int oy = __shfl_xor_sync(0xffffffffu, iy, other);
-        const int ox = __shfl_xor_sync(0xffffffffu, ix, other);
-        const int exists = __shfl_xor_sync(0xffffffffu, at.corner & 15, other);
-        special |= exists && (at.corner & 15) && abs(oy - iy) <= 1 && abs(ox - ix) <= 1;
-      }
-      // A corner outside the window, or two pixels of a batch at one cell.
-      const unsigned vote = __ballot_sync(0xffffffffu, special);
-      if (lane == 0) specials[(number & 1) * (kTile / 32) + row / 32] = vote;
-      arrive(shared_out);
-    };
-
-    if (turn == 0) publish(0, read(0), 0);
-    RawPoint<T> raw = read((turn == 0 ? 2 : 1) % points);  // of the next step to place
+    publish(0, read(0), 0);
+    RawPoint<T> raw = read(points > 1 ? 1 : 0);  // of the next step
     for (int number = 0, k = 0, slice = 0; number < steps; ++number) {
-      const int next = k + 1 == points ? 0 : k + 1;
-      // The columns of the step before were written, so its placements were read, and all the
-      // shares of the step before that.
-      if ((number & 1) == turn) {
-        share_out(number);
-      } else if (number + 1 < steps) {
+      const float bottom = at.fy * at.scale, top = at.scale - bottom;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {  // even and odd rows
+        const int low = (iy ^ r) & 1, y = iy + low, wy = y - window_top, wx = ix - window_left;
+        const int exists = at.corner >> 2 * low & 3;
+        const float weight = low ? bottom : top;
+        const bool near = wy >= 0 && wy < kWindowHeight && wx >= 0 && wx + 1 < kWindowWidth;
+        const int plane = (number & 1) * 2 + r, first = (tile.batch * s.height + y) * s.width + ix;
+        shares[plane * kTile + row] = make_float2(exists & 1 ? weight - weight * at.fx : 0.0f,
+                                                  exists & 2 ? weight * at.fx : 0.0f);
+        slots[plane * kTile + row] = !exists ? (kWindow + 2 * r) * kPanel
+                                     : near  ? (wy * kWindowWidth + wx) * kPanel
+                                             : ~((first + 1) * 4 + exists);
+        // Outside the window, or two pixels of a batch at one cell.
+        bool special = exists && !near;
+#pragma unroll
+        for (int other = 1; other < kBatch; ++other) {
+          const int oy = __shfl_xor_sync(0xffffffffu, exists ? y : kNowhere, other);
+          const int ox = __shfl_xor_sync(0xffffffffu, ix, other);
+          special |= exists && oy == y && abs(ox - ix) <= 1;
+        }
+        const unsigned vote = __ballot_sync(0xffffffffu, special);
+        if (lane == 0) specials[plane * (kTile / 32) + warp] = vote;
+      }
+      arrive(shared_out);
+
+      // The placements of the step before the next were read before its columns were written.
+      const int next = k + 1 == points ? 0 : k + 1, after = next + 1 == points ? 0 : next + 1;
+      if (number + 1 < steps) {
         publish(number + 1, raw, next);
-        raw = read((k + 3) % points);
+        raw = read(after);
       }
       mbarrier_wait(shared_out, number & 1);
       mbarrier_wait(columns_full, number & 1);
@@ -361,19 +353,16 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
         for (int i = 0; i < 3; ++i) before[i] = dots_of_row[i * kTile];
       mbarrier_wait(placed + (number & 1), number >> 1 & 1);
       Placement at[2];
-      // Half a pixel each; three are under way.
-      constexpr int kHalves = 4;
-      Vec16 corners[kHalves - 1][4];
-      auto load = [&](int half) {
-        load_corners<T, true>(corners[half % (kHalves - 1)], features, at[half / 2], s,
-                              slice * kPanel + (half % 2 ^ static_cast<int>(odd)) * 32 + t * 8);
-      };
+      Vec16 corners[2][2][4];
       if (want_points) {
 #pragma unroll
-        for (int h = 0; h < 2; ++h)
+        for (int h = 0; h < 2; ++h) {
           at[h] = placements[(number & 1) * kTile + warp * 16 + h * 8 + g];
 #pragma unroll
-        for (int half = 0; half + 1 < kHalves; ++half) load(half);
+          for (int j = 0; j < 2; ++j)
+            load_corners<T, true>(corners[h][j], features, at[h], s,
+                                  slice * kPanel + (j ^ static_cast<int>(odd)) * 32 + t * 8);
+        }
       }
       wgmma_wait<0>();
       if (lane == 0)
@@ -391,30 +380,28 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
       for (int h = 0; h < 2; ++h)
 #pragma unroll
         for (int i = 0; i < 8; ++i)
-#pragma unroll
-          for (int e = 0; e < 2; ++e)
-            columns[column_slot(i / 4 * 32 + t * 8 + i % 4 * 2 + e, warp * 16 + h * 8 + g)] =
-                sum[i * 4 + h * 2 + e];
+          *reinterpret_cast<float2*>(columns + (warp * 16 + h * 8 + g) * kColumnPitch + i / 4 * 32 +
+                                     t * 8 + i % 4 * 2) =
+              make_float2(sum[i * 4 + h * 2], sum[i * 4 + h * 2 + 1]);
       arrive(columns_full);
 
       if (want_points) {
         float dot[2][4] = {};
 #pragma unroll
-        for (int half = 0; half < kHalves; ++half) {
-          const int h = half / 2, j = half % 2;
+        for (int h = 0; h < 2; ++h)
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const int mine = j * 16 + i * 4 + h * 2, other = (j ^ 1) * 16 + i * 4 + h * 2;
-            const float first = odd ? sum[other] : sum[mine];
-            const float second = odd ? sum[other + 1] : sum[mine + 1];
+          for (int i = 0; i < 4; ++i)
 #pragma unroll
-            for (int c = 0; c < 4; ++c) {
-              const float2 pair = unpack2(corners[half % (kHalves - 1)][c].word[i], T{});
-              dot[h][c] = fmaf(second, pair.y, fmaf(first, pair.x, dot[h][c]));
+            for (int j = 0; j < 2; ++j) {
+              const int mine = j * 16 + i * 4 + h * 2, other = (j ^ 1) * 16 + i * 4 + h * 2;
+              const float first = odd ? sum[other] : sum[mine];
+              const float second = odd ? sum[other + 1] : sum[mine + 1];
+#pragma unroll
+              for (int c = 0; c < 4; ++c) {
+                const float2 pair = unpack2(corners[h][j][c].word[i], T{});
+                dot[h][c] = fmaf(second, pair.y, fmaf(first, pair.x, dot[h][c]));
+              }
             }
-          }
-          if (half == 0) load(kHalves - 1);
-        }
 #pragma unroll
         for (int h = 0; h < 2; ++h)
 #pragma unroll
@@ -484,7 +471,7 @@ void backward(const DeformDataGradParams& p, float* dots, void* stream) {
   if (s.batch == 0) return;
   with_tile(outputs_of_block(s), [&](auto n) {
     GGNET_LAUNCH((backward_kernel<T, n()>), dim3(s.batch * tiles_of_image(s)),
-                 dim3(kThreadsOfRoles), backward_bytes<n()>(), stream, p, dots);
+                 dim3(kBackwardThreads), backward_bytes<n()>(), stream, p, dots);
   });
 }
 
