@@ -36,13 +36,13 @@ __host__ __device__ constexpr int stage_outputs() {
 }
 
 // Shared memory: stages of weights; the window; grad_columns; of two steps and for even and odd
-// rows each: shares of two cells, the first cell, which pixels are special; placements of two
-// steps; barriers.
+// rows each: shares of two cells, the first cell, that of special pixels, which these are;
+// placements of two steps; barriers.
 template <int kOutputs>
 __host__ __device__ constexpr int backward_bytes() {
   return kRingStages * stage_outputs<kOutputs>() * kPanelBytes +
          (kWindow + kSpareCells) * kPanel * 4 + kTile * kColumnPitch * 4 +
-         4 * kTile * (static_cast<int>(sizeof(float2)) + 4) +
+         4 * kTile * (static_cast<int>(sizeof(float2)) + 8) +
          2 * kTile * static_cast<int>(sizeof(Placement)) + 4 * (kTile / 32) * 4 +
          (2 * kRingStages + 5) * 8;
 }
@@ -98,7 +98,8 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
   float* columns = window + (kWindow + kSpareCells) * kPanel;
   float2* shares = reinterpret_cast<float2*>(columns + kTile * kColumnPitch);
   int* slots = reinterpret_cast<int*>(shares + 4 * kTile);  // in words, of the window
-  Placement* placements = reinterpret_cast<Placement*>(slots + 4 * kTile);
+  int* special_slots = slots + 4 * kTile;
+  Placement* placements = reinterpret_cast<Placement*>(special_slots + 4 * kTile);
   unsigned* specials = reinterpret_cast<unsigned*>(placements + 2 * kTile);
   uint64_t* full = reinterpret_cast<uint64_t*>(specials + 4 * (kTile / 32));
   uint64_t* empty = full + kRingStages;
@@ -169,41 +170,41 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
         cells = load16(slots + plane * kTile + row);
       };
       read(0);
+#pragma unroll 4
+      for (int b = 0; b < kTile / kBatch; ++b) {
+        float2 part[kBatch];
+        int slot[kBatch];
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+          part[i] = make_float2(column[i] * share[2 * i], column[i] * share[2 * i + 1]);
+          slot[i] = static_cast<int>(cells.word[i]);
+        }
+        if (b + 1 < kTile / kBatch) read(b + 1);
+        float2 value[kBatch];
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i)
+          value[i] = make_float2(sum_of_lane[slot[i]], sum_of_lane[slot[i] + kPanel]);
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+          sum_of_lane[slot[i]] = value[i].x + part[i].x;
+          sum_of_lane[slot[i] + kPanel] = value[i].y + part[i].y;
+        }
+      }
+      // What was left out: pixels at a cell of another one of their batch, or outside the window.
+#pragma unroll 1
       for (int group = 0; group < kTile / 32; ++group) {
-        unsigned special = specials[plane * (kTile / 32) + group];
-#pragma unroll 2
-        for (int b = group * 8; b < group * 8 + 8; ++b, special >>= kBatch) {
-          float2 part[kBatch];
-          int slot[kBatch];
-#pragma unroll
-          for (int i = 0; i < kBatch; ++i) {
-            part[i] = make_float2(column[i] * share[2 * i], column[i] * share[2 * i + 1]);
-            slot[i] = static_cast<int>(cells.word[i]);
-          }
-          if (b + 1 < kTile / kBatch) read(b + 1);
-          if (special & ((1 << kBatch) - 1)) {
-#pragma unroll
-            for (int i = 0; i < kBatch; ++i) {
-              if (slot[i] >= 0) {
-                float* const sums_of_lane = sum_of_lane + slot[i];
-                sums_of_lane[0] += part[i].x;
-                sums_of_lane[kPanel] += part[i].y;
-              } else if (element < s.channels) {
-                const int target = ((~slot[i] >> 2) - 1) * s.channels + element;
-                if (~slot[i] & 1) sums.add(target, part[i].x);
-                if (~slot[i] & 2) sums.add(target + s.channels, part[i].y);
-              }
-            }
-          } else {
-            float2 value[kBatch];
-#pragma unroll
-            for (int i = 0; i < kBatch; ++i)
-              value[i] = make_float2(sum_of_lane[slot[i]], sum_of_lane[slot[i] + kPanel]);
-#pragma unroll
-            for (int i = 0; i < kBatch; ++i) {
-              sum_of_lane[slot[i]] = value[i].x + part[i].x;
-              sum_of_lane[slot[i] + kPanel] = value[i].y + part[i].y;
-            }
+        unsigned left = specials[plane * (kTile / 32) + group];
+        for (; left; left &= left - 1) {
+          const int row = group * 32 + __ffs(left) - 1, slot = special_slots[plane * kTile + row];
+          const float2 share_of_row = shares[plane * kTile + row];
+          const float value = columns[row * kColumnPitch + first_channel + lane];
+          if (slot >= 0) {
+            sum_of_lane[slot] += value * share_of_row.x;
+            sum_of_lane[slot + kPanel] += value * share_of_row.y;
+          } else if (element < s.channels) {
+            const int target = ((~slot >> 2) - 1) * s.channels + element;
+            if (~slot & 1) sums.add(target, value * share_of_row.x);
+            if (~slot & 2) sums.add(target + s.channels, value * share_of_row.y);
           }
         }
       }
@@ -253,17 +254,20 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
         const int plane = (number & 1) * 2 + r, first = (tile.batch * s.height + y) * s.width + ix;
         shares[plane * kTile + row] = make_float2(exists & 1 ? weight - weight * at.fx : 0.0f,
                                                   exists & 2 ? weight * at.fx : 0.0f);
-        slots[plane * kTile + row] = !exists ? (kWindow + 2 * r) * kPanel
-                                     : near  ? (wy * kWindowWidth + wx) * kPanel
-                                             : ~((first + 1) * 4 + exists);
-        // Outside the window, or two pixels of a batch at one cell.
+        const int spare = (kWindow + 2 * r) * kPanel;
+        const int slot = !exists ? spare
+                         : near  ? (wy * kWindowWidth + wx) * kPanel
+                                 : ~((first + 1) * 4 + exists);
+        // Outside the window, or at a cell of an earlier pixel of the batch.
         bool special = exists && !near;
 #pragma unroll
         for (int other = 1; other < kBatch; ++other) {
           const int oy = __shfl_xor_sync(0xffffffffu, exists ? y : kNowhere, other);
           const int ox = __shfl_xor_sync(0xffffffffu, ix, other);
-          special |= exists && oy == y && abs(ox - ix) <= 1;
+          special |= (lane ^ other) < lane && exists && oy == y && abs(ox - ix) <= 1;
         }
+        slots[plane * kTile + row] = special ? spare : slot;
+        if (special) special_slots[plane * kTile + row] = slot;
         const unsigned vote = __ballot_sync(0xffffffffu, special);
         if (lane == 0) specials[plane * (kTile / 32) + warp] = vote;
       }
