@@ -5,10 +5,10 @@
 // tile's output gradient, stays in registers for the whole kernel; from them and the corners a lane
 // takes the dot products that the points' gradients need. A third warpgroup scatters the columns of
 // the step before. The features' gradient is summed in shared memory first, in a window of cells
-// around the tile, as each cell is met about as often as there are points: a warp owns 32 channels,
-// one a lane, of the even or of the odd rows of the window, of which each pixel meets two cells,
-// and it walks through the pixels in order, so that no sum needs an atomic operation and its order
-// is fixed. After a slice's last point the window is added to global memory, where neighboring
+// around the tile, as each cell is met about as often as there are points: a warp owns the cells of
+// even or odd rows and columns, of which each pixel meets one, and it walks through the pixels in
+// order, so that no sum needs an atomic operation and its order is fixed. After a slice's last
+// point the window is added to global memory, where neighboring
 // tiles overlap. Cells outside the window are added there at once.
 #pragma once
 
@@ -21,13 +21,12 @@ constexpr int kProductRegisters = 208, kScatterRegisters = 88;
 static_assert(registers_suffice(kBackwardThreads,
                                 kBlock* kProductRegisters + kWarpgroup * kScatterRegisters));
 constexpr int kWindowHeight = 19, kWindowWidth = 27, kWindow = kWindowHeight * kWindowWidth;
-constexpr int kMargin = 5;      // cells around the tile's centers of points
-constexpr int kSpareCells = 4;  // two for even, two for odd rows: where what has no cell goes
+constexpr int kMargin = 5;                // cells around the tile's centers of points
+constexpr int kParities = 4;              // of a cell: its row's, its column's
+constexpr int kSpareCells = kParities;    // where what has no cell goes
 constexpr int kColumnPitch = kPanel + 2;  // floats of a pixel: products write without conflicts
 constexpr int kRingStages = 3;
 constexpr int kBatch = 4;  // pixels whose sums are under way at once
-constexpr int kWarpChannels = 32;
-constexpr int kNowhere = -2;  // no row
 
 // Outputs whose weights a stage of the ring holds.
 template <int kOutputs>
@@ -35,16 +34,15 @@ __host__ __device__ constexpr int stage_outputs() {
   return kOutputs < 128 ? kOutputs : 128;
 }
 
-// Shared memory: stages of weights; the window; grad_columns; of two steps and for even and odd
-// rows each: shares of two cells, the first cell, that of special pixels, which these are;
-// placements of two steps; barriers.
+// Shared memory: stages of weights; the window; grad_columns; of two steps and each parity: shares
+// of the pixels' cells, the cells, those of special pixels, which these are; placements of two
+// steps; barriers.
 template <int kOutputs>
 __host__ __device__ constexpr int backward_bytes() {
   return kRingStages * stage_outputs<kOutputs>() * kPanelBytes +
          (kWindow + kSpareCells) * kPanel * 4 + kTile * kColumnPitch * 4 +
-         4 * kTile * (static_cast<int>(sizeof(float2)) + 8) +
-         2 * kTile * static_cast<int>(sizeof(Placement)) + 4 * (kTile / 32) * 4 +
-         (2 * kRingStages + 5) * 8;
+         2 * kParities * kTile * 12 + 2 * kTile * static_cast<int>(sizeof(Placement)) +
+         2 * kParities * (kTile / 32) * 4 + (2 * kRingStages + 5) * 8;
 }
 
 // Where the pixel of a row lies in its tile: the four of a batch are far apart, so that their
@@ -77,7 +75,12 @@ struct FeatureSums {
   }
 };
 
-__device__ __forceinline__ void load4(float (&v)[4], const void* shared) {
+__device__ __forceinline__ void load2(float* v, const float* shared) {
+  const float2 pair = *reinterpret_cast<const float2*>(shared);
+  v[0] = pair.x;
+  v[1] = pair.y;
+}
+__device__ __forceinline__ void load4(float (&v)[4], const float* shared) {
   const Vec16 bits = load16(shared);
 #pragma unroll
   for (int i = 0; i < 4; ++i) v[i] = __uint_as_float(bits.word[i]);
@@ -96,12 +99,12 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
   unsigned char* weights = shared;
   float* window = reinterpret_cast<float*>(weights + kRingStages * kStageBytes);
   float* columns = window + (kWindow + kSpareCells) * kPanel;
-  float2* shares = reinterpret_cast<float2*>(columns + kTile * kColumnPitch);
-  int* slots = reinterpret_cast<int*>(shares + 4 * kTile);  // in words, of the window
-  int* special_slots = slots + 4 * kTile;
-  Placement* placements = reinterpret_cast<Placement*>(special_slots + 4 * kTile);
+  float* shares = columns + kTile * kColumnPitch;
+  int* slots = reinterpret_cast<int*>(shares + 2 * kParities * kTile);  // in words, of the window
+  int* special_slots = slots + 2 * kParities * kTile;
+  Placement* placements = reinterpret_cast<Placement*>(special_slots + 2 * kParities * kTile);
   unsigned* specials = reinterpret_cast<unsigned*>(placements + 2 * kTile);
-  uint64_t* full = reinterpret_cast<uint64_t*>(specials + 4 * (kTile / 32));
+  uint64_t* full = reinterpret_cast<uint64_t*>(specials + 2 * kParities * (kTile / 32));
   uint64_t* empty = full + kRingStages;
   // A phase is a step: its points are placed (even and odd steps, as placing may be two phases
   // ahead of a reader), its shares are there, its columns are there, its columns were scattered.
@@ -152,79 +155,78 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
     const FeatureSums sums{p.feature_sums, p.fixed_point, p.fixed_point ? 1.0f / *p.unit : 1.0f};
     const Cell cell = cell_of(row);
     const bool inside = in_map(s, cell);
-    const int odd = warp & 1, first_channel = warp / 2 * kWarpChannels;
+    static_assert(kScatterWarps == kParities);
 
     // One step's columns into the window.
     auto scatter = [&](int number, int slice) {
-      const int plane = (number & 1) * 2 + odd, element = slice * kPanel + first_channel + lane;
-      float* const sum_of_lane = window + first_channel + lane;
-      float column[kBatch], share[2 * kBatch];
+      const int plane = (number & 1) * kParities + warp, element = slice * kPanel + 2 * lane;
+      float column[2 * kBatch], share[kBatch];  // of two channels
       Vec16 cells;
       auto read = [&](int b) {
         const int row = b * kBatch;
 #pragma unroll
         for (int i = 0; i < kBatch; ++i)
-          column[i] = columns[(row + i) * kColumnPitch + first_channel + lane];
-        load4(reinterpret_cast<float (&)[4]>(share[0]), shares + plane * kTile + row);
-        load4(reinterpret_cast<float (&)[4]>(share[4]), shares + plane * kTile + row + 2);
+          load2(column + 2 * i, columns + (row + i) * kColumnPitch + 2 * lane);
+        load4(share, shares + plane * kTile + row);
         cells = load16(slots + plane * kTile + row);
       };
+      auto sum_at = [&](int slot) { return reinterpret_cast<float2*>(window + slot + 2 * lane); };
       read(0);
 #pragma unroll 4
       for (int b = 0; b < kTile / kBatch; ++b) {
-        float2 part[kBatch];
-        int slot[kBatch];
+        float2 part[kBatch], value[kBatch];
+        float2* sum[kBatch];
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
-          part[i] = make_float2(column[i] * share[2 * i], column[i] * share[2 * i + 1]);
-          slot[i] = static_cast<int>(cells.word[i]);
+          part[i] = make_float2(column[2 * i] * share[i], column[2 * i + 1] * share[i]);
+          sum[i] = sum_at(static_cast<int>(cells.word[i]));
         }
         if (b + 1 < kTile / kBatch) read(b + 1);
-        float2 value[kBatch];
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) value[i] = *sum[i];
 #pragma unroll
         for (int i = 0; i < kBatch; ++i)
-          value[i] = make_float2(sum_of_lane[slot[i]], sum_of_lane[slot[i] + kPanel]);
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-          sum_of_lane[slot[i]] = value[i].x + part[i].x;
-          sum_of_lane[slot[i] + kPanel] = value[i].y + part[i].y;
-        }
+          *sum[i] = make_float2(value[i].x + part[i].x, value[i].y + part[i].y);
       }
-      // What was left out: pixels at a cell of another one of their batch, or outside the window.
+      // What was left out: pixels at the cell of another one of their batch, or outside the window.
 #pragma unroll 1
       for (int group = 0; group < kTile / 32; ++group) {
         unsigned left = specials[plane * (kTile / 32) + group];
         for (; left; left &= left - 1) {
           const int row = group * 32 + __ffs(left) - 1, slot = special_slots[plane * kTile + row];
-          const float2 share_of_row = shares[plane * kTile + row];
-          const float value = columns[row * kColumnPitch + first_channel + lane];
+          const float share_of_row = shares[plane * kTile + row];
+          float pair[2];
+          load2(pair, columns + row * kColumnPitch + 2 * lane);
+          pair[0] *= share_of_row;
+          pair[1] *= share_of_row;
           if (slot >= 0) {
-            sum_of_lane[slot] += value * share_of_row.x;
-            sum_of_lane[slot + kPanel] += value * share_of_row.y;
+            const float2 value = *sum_at(slot);
+            *sum_at(slot) = make_float2(value.x + pair[0], value.y + pair[1]);
           } else if (element < s.channels) {
-            const int target = ((~slot >> 2) - 1) * s.channels + element;
-            if (~slot & 1) sums.add(target, value * share_of_row.x);
-            if (~slot & 2) sums.add(target + s.channels, value * share_of_row.y);
+            const int target = ~slot * s.channels + element;
+            sums.add(target, pair[0]);
+            sums.add(target + 1, pair[1]);
           }
         }
       }
     };
-    // Adds the warp's share of the window to global memory, and clears it. Cells outside the map
-    // have met corners that do not exist.
+    // Adds the warp's cells of the window to global memory, and clears them.
     auto flush = [&](int slice) {
-      const int c = first_channel + (lane & 7) * 4, element = slice * kPanel + c;
+      const int c = (lane & 15) * 4, element = slice * kPanel + c;
       __syncwarp();
-      for (int wy = (window_top ^ odd) & 1; wy < kWindowHeight; wy += 2) {
+      for (int wy = (window_top ^ warp >> 1) & 1; wy < kWindowHeight; wy += 2) {
         const int y = window_top + wy;
-        for (int wx = lane >> 3; wx < kWindowWidth; wx += 4) {
+        const int first = ((window_left ^ warp) & 1) + (lane >> 4) * 2;
+        for (int wx = first; wx < kWindowWidth; wx += 4) {
           float* from = window + (wy * kWindowWidth + wx) * kPanel + c;
           float sum[4];
           load4(sum, from);
           if (sum[0] == 0.0f && sum[1] == 0.0f && sum[2] == 0.0f && sum[3] == 0.0f) continue;
           store16(from, Vec16{});
-          const int x = window_left + wx;
-          if (y >= 0 && y < s.height && x >= 0 && x < s.width && element < s.channels)
-            sums.add4(((tile.batch * s.height + y) * s.width + x) * s.channels + element, sum);
+          if (element < s.channels) {
+            const int cell = (tile.batch * s.height + y) * s.width + window_left + wx;
+            sums.add4(cell * s.channels + element, sum);
+          }
         }
       }
       __syncwarp();
@@ -246,26 +248,23 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
     for (int number = 0, k = 0, slice = 0; number < steps; ++number) {
       const float bottom = at.fy * at.scale, top = at.scale - bottom;
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {  // even and odd rows
-        const int low = (iy ^ r) & 1, y = iy + low, wy = y - window_top, wx = ix - window_left;
-        const int exists = at.corner >> 2 * low & 3;
-        const float weight = low ? bottom : top;
-        const bool near = wy >= 0 && wy < kWindowHeight && wx >= 0 && wx + 1 < kWindowWidth;
-        const int plane = (number & 1) * 2 + r, first = (tile.batch * s.height + y) * s.width + ix;
-        shares[plane * kTile + row] = make_float2(exists & 1 ? weight - weight * at.fx : 0.0f,
-                                                  exists & 2 ? weight * at.fx : 0.0f);
-        const int spare = (kWindow + 2 * r) * kPanel;
-        const int slot = !exists ? spare
-                         : near  ? (wy * kWindowWidth + wx) * kPanel
-                                 : ~((first + 1) * 4 + exists);
-        // Outside the window, or at a cell of an earlier pixel of the batch.
+      for (int parity = 0; parity < kParities; ++parity) {
+        const int low = (iy ^ parity >> 1) & 1, right = (ix ^ parity) & 1;
+        const int y = iy + low, x = ix + right, wy = y - window_top, wx = x - window_left;
+        const bool exists = at.corner >> (2 * low + right) & 1;
+        const bool near = wy >= 0 && wy < kWindowHeight && wx >= 0 && wx < kWindowWidth;
+        const float weight = low ? bottom : top, right_share = weight * at.fx;
+        const int plane = (number & 1) * kParities + parity, spare = (kWindow + parity) * kPanel;
+        const int index = (tile.batch * s.height + y) * s.width + x;
+        const int slot = !exists ? spare : near ? (wy * kWindowWidth + wx) * kPanel : ~index;
+        // Outside the window, or at the cell of an earlier pixel of the batch.
         bool special = exists && !near;
 #pragma unroll
         for (int other = 1; other < kBatch; ++other) {
-          const int oy = __shfl_xor_sync(0xffffffffu, exists ? y : kNowhere, other);
-          const int ox = __shfl_xor_sync(0xffffffffu, ix, other);
-          special |= (lane ^ other) < lane && exists && oy == y && abs(ox - ix) <= 1;
+          const int met = __shfl_xor_sync(0xffffffffu, exists ? index : -1, other);
+          special |= (lane ^ other) < lane && exists && met == index;
         }
+        shares[plane * kTile + row] = exists ? (right ? right_share : weight - right_share) : 0.0f;
         slots[plane * kTile + row] = special ? spare : slot;
         if (special) special_slots[plane * kTile + row] = slot;
         const unsigned vote = __ballot_sync(0xffffffffu, special);
