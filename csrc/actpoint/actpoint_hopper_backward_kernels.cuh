@@ -3,23 +3,24 @@
 // A step is a point and a slice of 64 channels, points inside slices. Two warpgroups multiply: a
 // step's grad_columns, 128 pixels by 64 channels, come from products whose first operand, the
 // tile's output gradient, stays in registers for the whole kernel; from them and the corners a lane
-// takes the dot products that the points' gradients need. A third warpgroup scatters the columns of
-// the step before. The features' gradient is summed in shared memory first, in a window of cells
-// around the tile, as each cell is met about as often as there are points: a warp owns the cells of
-// even or odd rows and columns, of which each pixel meets one, and it walks through the pixels in
-// order, so that no sum needs an atomic operation and its order is fixed. After a slice's last
-// point the window is added to global memory, where neighboring
-// tiles overlap. Cells outside the window are added there at once.
+// takes the dot products that the points' gradients need. A third warpgroup places the points of
+// the next step; a fourth scatters the columns of the step before. The features' gradient is summed
+// in shared memory first, in a window of cells around the tile, as each cell is met about as often
+// as there are points: a warp owns the cells of even or odd rows and columns, of which each pixel
+// meets one, and it walks through the pixels in order, so that no sum needs an atomic operation and
+// its order is fixed. After a slice's last point the window is added to global memory, where
+// neighboring tiles overlap. Cells outside the window are added there at once.
 #pragma once
 
 #include "actpoint/actpoint_hopper.cuh"
 
 namespace ggnet::deform::hopper {
 
-constexpr int kBackwardThreads = kBlock + kWarpgroup;  // products first, then the scatter
-constexpr int kProductRegisters = 208, kScatterRegisters = 88;
-static_assert(registers_suffice(kBackwardThreads,
-                                kBlock* kProductRegisters + kWarpgroup * kScatterRegisters));
+// Threads are kThreadsOfRoles: products, scatter, placing.
+constexpr int kProductRegisters = 184, kScatterRegisters = 80, kPlacingRegisters = 64;
+static_assert(registers_suffice(kThreadsOfRoles,
+                                kBlock* kProductRegisters +
+                                    kWarpgroup * (kScatterRegisters + kPlacingRegisters)));
 constexpr int kWindowHeight = 19, kWindowWidth = 27, kWindow = kWindowHeight * kWindowWidth;
 constexpr int kMargin = 5;                // cells around the tile's centers of points
 constexpr int kParities = 4;              // of a cell: its row's, its column's
@@ -88,14 +89,14 @@ __device__ __forceinline__ void load4(float (&v)[4], const float* shared) {
 
 // dots: [blocks, K, 3, kTile], the points' gradients summed over the slices so far.
 template <class T, int kOutputs>
-__global__ void __launch_bounds__(kBackwardThreads, 1)
+__global__ void __launch_bounds__(kThreadsOfRoles, 1)
     backward_kernel(DeformDataGradParams p, float* dots) {
 #if defined(GGNET_HOPPER) || !defined(__CUDACC__)
   GGNET_DYNAMIC_SHARED(shared);
   constexpr int kStageOutputs = stage_outputs<kOutputs>();
   constexpr int kStageBytes = kStageOutputs * kPanelBytes;
   constexpr int kParts = kOutputs / kStageOutputs;  // stages of a step
-  constexpr int kProductWarps = kBlock / 32, kScatterWarps = kWarpgroup / 32;
+  constexpr int kProductWarps = kBlock / 32, kWarps = kWarpgroup / 32;
   unsigned char* weights = shared;
   float* window = reinterpret_cast<float*>(weights + kRingStages * kStageBytes);
   float* columns = window + (kWindow + kSpareCells) * kPanel;
@@ -106,12 +107,11 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
   unsigned* specials = reinterpret_cast<unsigned*>(placements + 2 * kTile);
   uint64_t* full = reinterpret_cast<uint64_t*>(specials + 2 * kParities * (kTile / 32));
   uint64_t* empty = full + kRingStages;
-  // A phase is a step: its points are placed (even and odd steps, as placing may be two phases
-  // ahead of a reader), its shares are there, its columns are there, its columns were scattered.
+  // A phase is a step, or every other one where there are two: a step ahead of the products,
+  // placing may find the second phase after the one that it waits for.
   uint64_t* placed = empty + kRingStages;
-  uint64_t* shared_out = placed + 2;
-  uint64_t* columns_full = placed + 3;
-  uint64_t* columns_empty = placed + 4;
+  uint64_t* scattered = placed + 2;
+  uint64_t* columns_full = placed + 4;
 
   const DeformShape& s = p.shape;
   const int points = s.kernel_h * s.kernel_w;
@@ -125,19 +125,24 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
     return Cell{tile.batch, tile.top + at.y, tile.left + at.x};
   };
 
+  const int window_top = tile.top * s.stride_h + (kTileHeight - 1) * (s.stride_h - 1) / 2 -
+                         s.pad_h + (s.kernel_h - 1) * s.dilation_h / 2 - kMargin;
+  const int window_left = tile.left * s.stride_w + (kTileWidth - 1) * (s.stride_w - 1) / 2 -
+                          s.pad_w + (s.kernel_w - 1) * s.dilation_w / 2 - kMargin;
+
   if (threadIdx.x == 0) {
     for (int i = 0; i < kRingStages; ++i) {
       mbarrier_init(full + i, 1);
       mbarrier_init(empty + i, kProductWarps);
     }
-    mbarrier_init(placed, kScatterWarps);
-    mbarrier_init(placed + 1, kScatterWarps);
-    mbarrier_init(shared_out, kScatterWarps);
+    mbarrier_init(placed, kWarps);
+    mbarrier_init(placed + 1, kWarps);
+    mbarrier_init(scattered, kWarps);
+    mbarrier_init(scattered + 1, kWarps);
     mbarrier_init(columns_full, kProductWarps);
-    mbarrier_init(columns_empty, kScatterWarps);
     mbarrier_init_fence();
   }
-  for (int i = threadIdx.x; i < (kWindow + kSpareCells) * kPanel / 4; i += kBackwardThreads)
+  for (int i = threadIdx.x; i < (kWindow + kSpareCells) * kPanel / 4; i += kThreadsOfRoles)
     store16(window + i * 4, Vec16{});
   __syncthreads();
   auto arrive = [&](uint64_t* barrier) {
@@ -145,17 +150,53 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
     if (lane == 0) mbarrier_arrive(barrier);
   };
 
-  if (threadIdx.x >= kBlock) {
-    give_registers<kScatterRegisters>();
-    const int row = threadIdx.x - kBlock, warp = row / 32;  // a thread places the pixel of its row
-    const int window_top = tile.top * s.stride_h + (kTileHeight - 1) * (s.stride_h - 1) / 2 -
-                           s.pad_h + (s.kernel_h - 1) * s.dilation_h / 2 - kMargin;
-    const int window_left = tile.left * s.stride_w + (kTileWidth - 1) * (s.stride_w - 1) / 2 -
-                            s.pad_w + (s.kernel_w - 1) * s.dilation_w / 2 - kMargin;
-    const FeatureSums sums{p.feature_sums, p.fixed_point, p.fixed_point ? 1.0f / *p.unit : 1.0f};
+  if (threadIdx.x >= kBlock + kWarpgroup) {
+    give_registers<kPlacingRegisters>();
+    const int row = threadIdx.x % kWarpgroup;  // whose pixel a thread places
     const Cell cell = cell_of(row);
     const bool inside = in_map(s, cell);
-    static_assert(kScatterWarps == kParities);
+    auto read = [&](int k) { return inside ? read_point<T>(p, cell, k) : RawPoint<T>{}; };
+    RawPoint<T> raw = read(0);
+    for (int number = 0, k = 0; number < steps; ++number) {
+      Placement at{};
+      int iy = 0, ix = 0;
+      if (inside) at = place<T>(p, cell, k, raw, iy, ix);
+      k = k + 1 == points ? 0 : k + 1;
+      raw = read(k);
+      // Whoever read what lay here is done with it.
+      if (number > 1) mbarrier_wait(scattered + (number & 1), number / 2 - 1 & 1);
+      placements[(number & 1) * kTile + row] = at;
+      const float bottom = at.fy * at.scale, top = at.scale - bottom;
+#pragma unroll
+      for (int parity = 0; parity < kParities; ++parity) {
+        const int low = (iy ^ parity >> 1) & 1, right = (ix ^ parity) & 1;
+        const int y = iy + low, x = ix + right, wy = y - window_top, wx = x - window_left;
+        const bool exists = at.corner >> (2 * low + right) & 1;
+        const bool near = wy >= 0 && wy < kWindowHeight && wx >= 0 && wx < kWindowWidth;
+        const float weight = low ? bottom : top, right_share = weight * at.fx;
+        const int plane = (number & 1) * kParities + parity, spare = (kWindow + parity) * kPanel;
+        const int index = (tile.batch * s.height + y) * s.width + x;
+        const int slot = !exists ? spare : near ? (wy * kWindowWidth + wx) * kPanel : ~index;
+        // Outside the window, or at the cell of an earlier pixel of the batch.
+        bool special = exists && !near;
+#pragma unroll
+        for (int other = 1; other < kBatch; ++other) {
+          const int met = __shfl_xor_sync(0xffffffffu, exists ? index : -1, other);
+          special |= (lane ^ other) < lane && exists && met == index;
+        }
+        shares[plane * kTile + row] = exists ? (right ? right_share : weight - right_share) : 0.0f;
+        slots[plane * kTile + row] = special ? spare : slot;
+        if (special) special_slots[plane * kTile + row] = slot;
+        const unsigned vote = __ballot_sync(0xffffffffu, special);
+        if (lane == 0) specials[plane * (kTile / 32) + row / 32] = vote;
+      }
+      arrive(placed + (number & 1));
+    }
+  } else if (threadIdx.x >= kBlock) {
+    give_registers<kScatterRegisters>();
+    static_assert(kWarps == kParities);
+    const int warp = (threadIdx.x - kBlock) / 32;
+    const FeatureSums sums{p.feature_sums, p.fixed_point, p.fixed_point ? 1.0f / *p.unit : 1.0f};
 
     // One step's columns into the window.
     auto scatter = [&](int number, int slice) {
@@ -232,61 +273,19 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
       __syncwarp();
     };
 
-    Placement at{};
-    int iy = 0, ix = 0;
-    // Places a step's point for everybody.
-    auto publish = [&](int number, const RawPoint<T>& raw, int k) {
-      at = Placement{};
-      iy = ix = 0;
-      if (inside) at = place<T>(p, cell, k, raw, iy, ix);
-      placements[(number & 1) * kTile + row] = at;
-      arrive(placed + (number & 1));
-    };
-    auto read = [&](int k) { return inside ? read_point<T>(p, cell, k) : RawPoint<T>{}; };
-    publish(0, read(0), 0);
-    RawPoint<T> raw = read(points > 1 ? 1 : 0);  // of the next step
     for (int number = 0, k = 0, slice = 0; number < steps; ++number) {
-      const float bottom = at.fy * at.scale, top = at.scale - bottom;
-#pragma unroll
-      for (int parity = 0; parity < kParities; ++parity) {
-        const int low = (iy ^ parity >> 1) & 1, right = (ix ^ parity) & 1;
-        const int y = iy + low, x = ix + right, wy = y - window_top, wx = x - window_left;
-        const bool exists = at.corner >> (2 * low + right) & 1;
-        const bool near = wy >= 0 && wy < kWindowHeight && wx >= 0 && wx < kWindowWidth;
-        const float weight = low ? bottom : top, right_share = weight * at.fx;
-        const int plane = (number & 1) * kParities + parity, spare = (kWindow + parity) * kPanel;
-        const int index = (tile.batch * s.height + y) * s.width + x;
-        const int slot = !exists ? spare : near ? (wy * kWindowWidth + wx) * kPanel : ~index;
-        // Outside the window, or at the cell of an earlier pixel of the batch.
-        bool special = exists && !near;
-#pragma unroll
-        for (int other = 1; other < kBatch; ++other) {
-          const int met = __shfl_xor_sync(0xffffffffu, exists ? index : -1, other);
-          special |= (lane ^ other) < lane && exists && met == index;
-        }
-        shares[plane * kTile + row] = exists ? (right ? right_share : weight - right_share) : 0.0f;
-        slots[plane * kTile + row] = special ? spare : slot;
-        if (special) special_slots[plane * kTile + row] = slot;
-        const unsigned vote = __ballot_sync(0xffffffffu, special);
-        if (lane == 0) specials[plane * (kTile / 32) + warp] = vote;
-      }
-      arrive(shared_out);
-
-      // The placements of the step before the next were read before its columns were written.
-      const int next = k + 1 == points ? 0 : k + 1, after = next + 1 == points ? 0 : next + 1;
-      if (number + 1 < steps) {
-        publish(number + 1, raw, next);
-        raw = read(after);
-      }
-      mbarrier_wait(shared_out, number & 1);
+      const bool last_point = ++k == points;
+      mbarrier_wait(placed + (number & 1), number >> 1 & 1);
       mbarrier_wait(columns_full, number & 1);
       if (want_features) {
         scatter(number, slice);
-        if (next == 0) flush(slice);
+        if (last_point) flush(slice);
       }
-      arrive(columns_empty);
-      k = next;
-      slice += next == 0;
+      arrive(scattered + (number & 1));
+      if (last_point) {
+        k = 0;
+        ++slice;
+      }
     }
   } else {
     take_registers<kProductRegisters>();
@@ -356,16 +355,19 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
         for (int i = 0; i < 3; ++i) before[i] = dots_of_row[i * kTile];
       mbarrier_wait(placed + (number & 1), number >> 1 & 1);
       Placement at[2];
-      Vec16 corners[2][2][4];
+      // Half a pixel each; three are under way.
+      constexpr int kHalves = 4;
+      Vec16 corners[kHalves - 1][4];
+      auto load = [&](int half) {
+        load_corners<T, true>(corners[half % (kHalves - 1)], features, at[half / 2], s,
+                              slice * kPanel + (half % 2 ^ static_cast<int>(odd)) * 32 + t * 8);
+      };
       if (want_points) {
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
+        for (int h = 0; h < 2; ++h)
           at[h] = placements[(number & 1) * kTile + warp * 16 + h * 8 + g];
 #pragma unroll
-          for (int j = 0; j < 2; ++j)
-            load_corners<T, true>(corners[h][j], features, at[h], s,
-                                  slice * kPanel + (j ^ static_cast<int>(odd)) * 32 + t * 8);
-        }
+        for (int half = 0; half + 1 < kHalves; ++half) load(half);
       }
       wgmma_wait<0>();
       if (lane == 0)
@@ -378,7 +380,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
 #pragma unroll
         for (int part = 0; part < kParts; ++part) fetch();
 
-      if (number > 0) mbarrier_wait(columns_empty, (number & 1) ^ 1);
+      if (number > 0) mbarrier_wait(scattered + (number - 1 & 1), number - 1 >> 1 & 1);
 #pragma unroll
       for (int h = 0; h < 2; ++h)
 #pragma unroll
@@ -391,20 +393,21 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
       if (want_points) {
         float dot[2][4] = {};
 #pragma unroll
-        for (int h = 0; h < 2; ++h)
+        for (int half = 0; half < kHalves; ++half) {
+          const int h = half / 2, j = half % 2;
 #pragma unroll
-          for (int i = 0; i < 4; ++i)
+          for (int i = 0; i < 4; ++i) {
+            const int mine = j * 16 + i * 4 + h * 2, other = (j ^ 1) * 16 + i * 4 + h * 2;
+            const float first = odd ? sum[other] : sum[mine];
+            const float second = odd ? sum[other + 1] : sum[mine + 1];
 #pragma unroll
-            for (int j = 0; j < 2; ++j) {
-              const int mine = j * 16 + i * 4 + h * 2, other = (j ^ 1) * 16 + i * 4 + h * 2;
-              const float first = odd ? sum[other] : sum[mine];
-              const float second = odd ? sum[other + 1] : sum[mine + 1];
-#pragma unroll
-              for (int c = 0; c < 4; ++c) {
-                const float2 pair = unpack2(corners[h][j][c].word[i], T{});
-                dot[h][c] = fmaf(second, pair.y, fmaf(first, pair.x, dot[h][c]));
-              }
+            for (int c = 0; c < 4; ++c) {
+              const float2 pair = unpack2(corners[half % (kHalves - 1)][c].word[i], T{});
+              dot[h][c] = fmaf(second, pair.y, fmaf(first, pair.x, dot[h][c]));
             }
+          }
+          if (half == 0) load(kHalves - 1);
+        }
 #pragma unroll
         for (int h = 0; h < 2; ++h)
 #pragma unroll
@@ -474,7 +477,7 @@ void backward(const DeformDataGradParams& p, float* dots, void* stream) {
   if (s.batch == 0) return;
   with_tile(outputs_of_block(s), [&](auto n) {
     GGNET_LAUNCH((backward_kernel<T, n()>), dim3(s.batch * tiles_of_image(s)),
-                 dim3(kBackwardThreads), backward_bytes<n()>(), stream, p, dots);
+                 dim3(kThreadsOfRoles), backward_bytes<n()>(), stream, p, dots);
   });
 }
 
