@@ -150,6 +150,11 @@ class TrainConfig(_Section):
     glance_lr_multiplier: float = Field(10.0, gt=0, description="the published code's value")
     clip: float | None = Field(None, gt=0, description="gradient norm limit")
     precision: Literal["float32", "bf16"] = "float32"
+    execution: Literal["eager", "compile", "capture"] = Field(
+        "eager",
+        description="of the network in training; compile: by torch.compile, minutes before the "
+        "first step; capture: as CUDA graphs, for one GPU",
+    )
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the weights' moving average")
     device: str = Field("auto", description="auto, cpu, cuda")
     seed: int = Field(317, ge=0)
@@ -236,6 +241,22 @@ class Config(_Section):
             raise ValueError(
                 f"model.aggregation is {self.model.aggregation}, which reads features at one "
                 "predicted offset; it needs model.apm=false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _capture_is_possible(self) -> "Config":
+        if self.train.execution != "capture":
+            return self
+        if self.train.accumulate > 1:
+            raise ValueError(
+                "train.execution=capture writes each gradient over the last one, and "
+                f"train.accumulate is {self.train.accumulate}; expected 1"
+            )
+        if self.model.checkpointing != "none":
+            raise ValueError(
+                "train.execution=capture keeps what the forward pass computes, and "
+                f"model.checkpointing is {self.model.checkpointing}; expected none"
             )
         return self
 

@@ -47,6 +47,7 @@ from ggnet.engine.evaluation import (
     selection_split,
     write_results,
 )
+from ggnet.engine.execution import capture_training, compile_training
 from ggnet.engine.forecast import LONG_WAIT, Forecast, slowest
 from ggnet.engine.importing import load_initial_weights
 from ggnet.engine.inference import Predictor
@@ -180,6 +181,11 @@ class Trainer:
             self.steps_per_epoch, config.train.epochs, worker.device, self.loader.num_workers
         )
         self._resumed = False
+        self._to_capture = config.train.execution == "capture"
+        if self._to_capture:
+            _check_capture(worker)
+        elif config.train.execution == "compile":
+            compile_training(self.model)
 
     @property
     def global_step(self) -> int:
@@ -349,6 +355,9 @@ class Trainer:
     def _backward_batch(self, batch: Batch, share: float) -> Losses:
         """Add `share` of a batch's gradient; that share of its losses."""
         enabled = self.config.train.precision == "bf16"
+        if self._to_capture:
+            capture_training(self.model, batch.images, torch.bfloat16 if enabled else None)
+            self._to_capture = False
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=enabled):
             total, terms = self.loss(self.wrapped(batch.images), batch)
         (total * share).backward()
@@ -572,6 +581,19 @@ class Trainer:
             lr = self.optimizer.param_groups[0]["lr"]
             board.add({**losses, "lr": lr, "images_per_second": rate}, self.global_step)
         return self._snapshot()
+
+
+def _check_capture(worker: Worker) -> None:
+    if worker.device.type != "cuda":
+        raise UserError(
+            f"train.execution=capture makes CUDA graphs, and the device is {worker.device}; "
+            "expected a GPU, or train.execution=eager"
+        )
+    if worker.world_size > 1:
+        raise UserError(
+            f"train.execution=capture is for one process, and there are {worker.world_size}: "
+            "gradients are averaged between the parts of a graph. Expected eager or compile"
+        )
 
 
 def _seed(config: Config) -> None:
