@@ -23,7 +23,7 @@ TRITON_SITE := build/triton/$(TRITON)
 WITH_TRITON := PYTHONPATH=$(CURDIR)/$(TRITON_SITE) TRITON_CACHE_DIR=$(CURDIR)/build/triton/cache
 BUILD_INPUTS := pyproject.toml setup.py build_backend.py ggnet/_build.py $(shell find csrc kernels -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow test-simt test-asan fuzz test-triton triton-budget simt-budget test-cuda-build mutants gpu-check wheel bench bench-eval lint format clean
+.PHONY: help setup demo test test-slow test-simt test-asan test-viewer fuzz test-triton triton-budget simt-budget test-cuda-build mutants gpu-check wheel bench bench-eval lint format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -59,6 +59,9 @@ test-simt: setup  ## the device kernels on the CPU: plain, with sanitizers, trac
 
 test-asan: setup  ## the CPU kernels with the address and undefined-behavior sanitizers
 	tests/sanitize.sh $(PYTEST_ARGS)
+
+test-viewer: setup  ## the HTML page in headless Chromium, which apt-get installs where it is missing
+	PYTHON=$(BIN)/python tests/report/browser.sh $(PYTEST_ARGS)
 
 fuzz: setup  ## FUZZ broken files of each format (10,000; hours), from the seed FUZZ_SEED
 	FUZZ=$(FUZZ) $(BIN)/python -m pytest -n 2 tests/fuzz $(PYTEST_ARGS)

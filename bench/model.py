@@ -8,7 +8,8 @@ eager: the same modules and weights with torchvision's deform_conv2d in place of
 operators, the sigmoid, the sum of offsets, bias and ReLU around it and the loss written out, and
 the decoding image by image. Under autocast torchvision's operator computes in float32, as is its
 default; "eager, half" casts to float16 around it, which a GPU can. "ggnet captured" is a CUDA graph
-from images to triplets, "ggnet graphed" one of the network's forward and one of its backward.
+from images to triplets, "ggnet graphed" one of the network's forward and one of its backward
+(train.execution=capture).
 
 Both sides use channels_last, cuDNN's benchmark mode and the same fused Adam; for inference in half
 precision the weights are cast once. ggnet draws its heatmaps in the loss; eager finds them drawn,
@@ -42,6 +43,7 @@ from ggnet import ops
 from ggnet.config import LossConfig, TrainConfig
 from ggnet.cores import usable_cores
 from ggnet.data.batch import Batch
+from ggnet.engine.execution import capture_training, compile_training
 from ggnet.engine.optim import build_optimizer
 from ggnet.io import atomic_write
 from ggnet.models import GGNet
@@ -53,7 +55,7 @@ MODES = ("train", "inference")
 RECOMPUTING = "ggnet, checkpointing"  # model.checkpointing=all
 CAPTURED, GRAPHED, COMPILED = "ggnet captured", "ggnet graphed", "ggnet compiled"
 PROVIDERS = ("ggnet", RECOMPUTING, CAPTURED, GRAPHED, COMPILED, "eager", "eager, half")
-ON_REQUEST = (GRAPHED, COMPILED)  # a failed capture may end the process; compiling takes minutes
+ON_REQUEST = (COMPILED,)  # which takes minutes
 STAGES = (
     *("copy", "backbone", "heads", "gaze", "network", "decode", "graph"),
     *("loss", "backward", "optimizer"),
@@ -322,9 +324,7 @@ def provider(
         graph(case, model, host.to(torch.get_default_device()))
     clock.watch(model, parts=name not in (GRAPHED, COMPILED))
     if name == COMPILED:
-        model.backbone.compile()
-        for heads in model.heads:
-            heads.compile()
+        compile_training(model)
     if name == RECOMPUTING:
         set_checkpointing(model)
     eager, dtype = None, DTYPES[case.dtype]
@@ -397,8 +397,8 @@ def graph(case: Case, model: GGNet, batch: Batch) -> None:
 
     expected = results()
     model.zero_grad()
-    with autocast(case, cache_enabled=False):
-        torch.cuda.make_graphed_callables(model, (batch.images,))
+    dtype = DTYPES[case.dtype]
+    capture_training(model, batch.images, None if dtype == torch.float32 else dtype)
     if not torch.allclose(results(), expected, rtol=0.02):
         raise RuntimeError("the graphs' loss and gradient are not those of the network")
 

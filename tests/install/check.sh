@@ -4,14 +4,8 @@
 set -euo pipefail
 build_torch=${1:-torch==2.13.0}
 run_torch=${2:-$build_torch}
-python=${PYTHON:-python3}
-root=$(cd "$(dirname "$0")/../.." && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export PIP_QUIET=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+. "$(dirname "$0")/common.sh"
 
-step() { printf -- '-- %s\n' "$1"; }
-fail() { printf 'FAILED: %s\n' "$1" >&2; exit 1; }
 must_say() {  # must_say TEXT COMMAND...: the command fails and explains itself in one line
   local text=$1 output
   shift

@@ -4,16 +4,9 @@
 # FOLDER receives the wheel. A TORCH is what pip installs, or the site-packages of an environment that
 # has one with everything else that ggnet needs.
 set -euo pipefail
+. "$(dirname "$0")/common.sh"
 folder=$(realpath -m "$1")
 shift
-python=${PYTHON:-python3}
-root=$(cd "$(dirname "$0")/../.." && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export PIP_QUIET=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-
-step() { printf -- '-- %s\n' "$1"; }
-fail() { printf 'FAILED: %s\n' "$1" >&2; exit 1; }
 
 step "build"
 rm -rf "$root"/build/lib.* "$root"/build/bdist.*  # modules that were there once
