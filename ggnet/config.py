@@ -155,6 +155,9 @@ class TrainConfig(_Section):
         description="of the network in training; compile: by torch.compile, minutes before the "
         "first step; capture: as CUDA graphs, for one GPU",
     )
+    sync_batchnorm: bool = Field(
+        False, description="batch statistics over all processes' images, on GPUs"
+    )
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the weights' moving average")
     device: str = Field("auto", description="auto, cpu, cuda")
     seed: int = Field(317, ge=0)

@@ -74,7 +74,25 @@ class Worker:
         """
         if self.world_size == 1:
             return module
-        return DistributedDataParallel(module, broadcast_buffers=False)
+        # Gradients lie where they are averaged, not in a second copy.
+        return DistributedDataParallel(
+            module, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+    def share_statistics(self, module: nn.Module) -> nn.Module:
+        """The module with batch statistics over all processes; see torch.nn.SyncBatchNorm.
+
+        Raises:
+            UserError: the processes have no GPUs, where alone that works.
+        """
+        if self.world_size == 1:
+            return module
+        if self.device.type != "cuda":
+            raise UserError(
+                f"train.sync_batchnorm=true needs GPUs, and the device is {self.device}; "
+                "expected train.sync_batchnorm=false"
+            )
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
 
     def averaging(self, wrapped: nn.Module, now: bool) -> AbstractContextManager:
         """While entered, backward passes of what `wrap` gave average gradients only if `now`."""

@@ -163,6 +163,8 @@ class Trainer:
         )
         self.steps_per_epoch = -(-len(self.loader) // config.train.accumulate)
         model = build_model(config.model, len(self.vocabulary.objects), len(self.vocabulary.verbs))
+        if config.train.sync_batchnorm:
+            model = worker.share_statistics(model)
         self.model = model.to(worker.device, memory_format=torch.channels_last)
         self.parameters = list(self.model.parameters())
         self.wrapped = worker.wrap(self.model)

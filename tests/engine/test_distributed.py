@@ -10,12 +10,17 @@ import sys
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ggnet.config import load_config
 from ggnet.data.scenes import generate
 from ggnet.engine.checkpoint import LAST, load_checkpoint
+from ggnet.engine.distributed import Worker
 from ggnet.engine.evaluation import PREDICTIONS
 from ggnet.engine.trainer import RESULTS, train
+from ggnet.errors import UserError
+from ggnet.models import build_model
 
 TIMINGS = {"images_per_second", "data_wait", "seconds"}
 
@@ -155,3 +160,20 @@ def test_two_machines_equal_one(quick, tmp_path):
     mine, theirs = (load_checkpoint(tmp_path / name / LAST)["model"] for name in ("two", "one"))
     for key, value in theirs.items():
         assert torch.equal(mine[key], value), key
+
+
+def test_batch_statistics_over_processes():
+    model = build_model(load_config(None, ["model.width=16"]).model, 3, 2)
+    images = torch.rand(1, 3, 64, 64)
+    expected = model.eval()(images)["interaction"]
+    names = list(model.state_dict())
+    alone, two = Worker(0, 1, torch.device("cpu")), Worker(0, 2, torch.device("cuda"))
+    assert alone.share_statistics(model) is model
+    with pytest.raises(UserError, match=r"sync_batchnorm=true needs GPUs, and the device is cpu"):
+        Worker(0, 2, torch.device("cpu")).share_statistics(model)
+    shared = two.share_statistics(model)
+    norms = [part for part in shared.modules() if isinstance(part, _BatchNorm)]
+    assert norms
+    assert all(isinstance(part, nn.SyncBatchNorm) for part in norms)
+    assert list(shared.state_dict()) == names
+    assert torch.equal(shared(images)["interaction"], expected)
