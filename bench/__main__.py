@@ -6,6 +6,7 @@
     python -m bench model                              whole networks (--help: its own)
     python -m bench loader                             training images (--help: its own)
     python -m bench shared                             training beside busy processes
+    python -m bench dropin                             networks on torchvision's operator, replaced
 
 Peers that are not installed are skipped, with the reason. On a CPU, ggnet is measured with one
 thread as well. Results go to a JSON file with the machine's description; `--report FILE` prints one
@@ -46,6 +47,10 @@ def main() -> int:
         from bench import shared
 
         return shared.main(sys.argv[2:])
+    if sys.argv[1:2] == ["dropin"]:
+        from bench import dropin
+
+        return dropin.main(sys.argv[2:])
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

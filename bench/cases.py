@@ -48,7 +48,9 @@ class Inputs:
 
     tensors: dict[str, Tensor]
     leaves: list[str] = field(default_factory=list)
-    taps: int = 0
+    stride: int = 1
+    groups: int = 1
+    offset_groups: int = 1
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -73,20 +75,35 @@ def _layout(tensor: Tensor) -> Tensor:
     return tensor.to(memory_format=torch.channels_last)
 
 
-def deformable(name: str, batch: int, channels: int, outputs: int, size: int, kernel: int) -> Case:
-    """`actpoint_aggregate` or `deform_conv2d`, stride 1, offsets of a few pixels."""
+def deformable(
+    name: str,
+    batch: int,
+    channels: int,
+    outputs: int,
+    height: int,
+    width: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    offset_groups: int = 1,
+) -> Case:
+    """`actpoint_aggregate` or `deform_conv2d`, offsets of a few pixels, padded to keep the size."""
     taps = kernel * kernel
+    out = [(side - 1) // stride + 1 for side in (height, width)]
+    points_of_cell = offset_groups * taps
 
     def make(dtype: torch.dtype) -> Inputs:
-        points = torch.randn(batch, 3 * taps, size, size)
-        points[:, : 2 * taps] *= 2.0
+        points = torch.randn(batch, 3 * points_of_cell, *out)
+        points[:, : 2 * points_of_cell] *= 2.0
+        weight = torch.randn(outputs, channels // groups, kernel, kernel)
         tensors = {
-            "features": _layout(torch.randn(batch, channels, size, size)),
+            "features": _layout(torch.randn(batch, channels, height, width)),
             "points": points,
-            "weight": torch.randn(outputs, channels, kernel, kernel) * (channels * taps) ** -0.5,
+            "weight": weight * weight[0].numel() ** -0.5,
             "bias": torch.randn(outputs),
         }
-        inputs = Inputs({k: v.to(dtype) for k, v in tensors.items()}, list(tensors), taps)
+        tensors = {k: v.to(dtype) for k, v in tensors.items()}
+        inputs = Inputs(tensors, list(tensors), stride, groups, offset_groups)
         for leaf in inputs.leaves:
             inputs[leaf].requires_grad_()
         return inputs
@@ -94,19 +111,16 @@ def deformable(name: str, batch: int, channels: int, outputs: int, size: int, ke
     fused = name == "actpoint_aggregate"
     pad = kernel // 2
 
-    def parts(i: Inputs) -> tuple[Tensor, Tensor]:
-        offset, logits = i["points"].split([2 * taps, taps], 1)
-        return offset, logits.sigmoid()
+    steps = {"stride": stride, "padding": pad}
 
     def ggnet(i: Inputs):
         if fused:
             return lambda: ops.actpoint_aggregate(
                 i["features"], i["points"], i["weight"], i["bias"], relu=True
             )
-        offset, mask = (t.detach().contiguous() for t in parts(i))
-        leaves = [t.requires_grad_(i["features"].requires_grad) for t in (offset, mask)]
+        offset, mask = _leaves(i)
         return lambda: ops.deform_conv2d(
-            i["features"], leaves[0], i["weight"], i["bias"], padding=pad, mask=leaves[1]
+            i["features"], offset, i["weight"], i["bias"], **steps, mask=mask
         )
 
     def torchvision(i: Inputs):
@@ -119,20 +133,21 @@ def deformable(name: str, batch: int, channels: int, outputs: int, size: int, ke
         if fused:
 
             def run():
-                offset, mask = parts(i)
+                offset, mask = _parts(i)
                 return deform_conv2d(
-                    i["features"], offset, i["weight"], i["bias"], padding=pad, mask=mask
+                    i["features"], offset, i["weight"], i["bias"], **steps, mask=mask
                 ).relu()
 
             return run
-        offset, mask = (t.detach().contiguous() for t in parts(i))
-        leaves = [t.requires_grad_(i["features"].requires_grad) for t in (offset, mask)]
+        offset, mask = _leaves(i)
         return lambda: deform_conv2d(
-            i["features"], leaves[0], i["weight"], i["bias"], padding=pad, mask=leaves[1]
+            i["features"], offset, i["weight"], i["bias"], **steps, mask=mask
         )
 
     def dense(i: Inputs):
-        run = lambda: F.conv2d(i["features"], i["weight"], i["bias"], padding=pad)  # noqa: E731
+        def run():
+            return F.conv2d(i["features"], i["weight"], i["bias"], **steps, groups=groups)
+
         return (lambda: run().relu()) if fused else run
 
     def eager(i: Inputs):
@@ -140,33 +155,51 @@ def deformable(name: str, batch: int, channels: int, outputs: int, size: int, ke
             return lambda: reference.actpoint_aggregate(
                 i["features"], i["points"], i["weight"], i["bias"], relu=True
             )
-        offset, mask = (t.detach() for t in parts(i))
+        offset, mask = (t.detach() for t in _parts(i))
         return lambda: reference.deform_conv2d(
-            i["features"], offset, i["weight"], i["bias"], padding=pad, mask=mask
+            i["features"], offset, i["weight"], i["bias"], **steps, mask=mask
         )
 
-    pixels = batch * size * size
+    shape = f"{batch}x{channels}x{height}x{width}, {outputs} outputs, {taps} points"
+    numbers = {"stride {}": stride, "{} groups": groups, "{} offset groups": offset_groups}
+    shape += "".join(f", {text.format(n)}" for text, n in numbers.items() if n > 1)
+    pixels = batch * out[0] * out[1]
+    per_pixel = outputs + 3 * points_of_cell
+    weights = channels // groups * outputs * taps
     return Case(
         name,
-        f"{batch}x{channels}x{size}x{size}, {outputs} outputs, {taps} points",
+        shape,
         make,
         {
             "ggnet": ggnet,
             "triton": by_triton(ggnet),
             "dense conv2d": dense,
             "torchvision": torchvision,
-            "mmcv": lambda i: _mmcv(i, parts, pad, fused),
-            "deformops": lambda i: _deformops(i, parts, pad, fused),
+            "mmcv": lambda i: _mmcv(i, pad, fused),
+            "deformops": lambda i: _deformops(i, pad, fused),
             "openvino": lambda i: _openvino(i, pad),
             "onnxruntime": lambda i: _onnxruntime(i, pad),
             "torch eager": eager,
         },
-        flops=2.0 * pixels * channels * outputs * taps,
-        bytes=lambda e: e * (pixels * (channels + outputs + 3 * taps) + channels * outputs * taps),
+        flops=2.0 * pixels * weights,
+        bytes=lambda e: e * (batch * channels * height * width + pixels * per_pixel + weights),
     )
 
 
-def _mmcv(i: Inputs, parts: Callable, pad: int, fused: bool):
+def _parts(i: Inputs) -> tuple[Tensor, Tensor]:
+    """Offsets and masks."""
+    count = i["points"].shape[1] // 3
+    offset, logits = i["points"].split([2 * count, count], 1)
+    return offset, logits.sigmoid()
+
+
+def _leaves(i: Inputs) -> list[Tensor]:
+    """Offsets and masks that get gradients where the features do."""
+    parts = (t.detach().contiguous() for t in _parts(i))
+    return [t.requires_grad_(i["features"].requires_grad) for t in parts]
+
+
+def _mmcv(i: Inputs, pad: int, fused: bool):
     if not i["features"].is_cuda:
         raise Missing("mmcv is compared on a GPU only")
     try:
@@ -175,32 +208,34 @@ def _mmcv(i: Inputs, parts: Callable, pad: int, fused: bool):
         raise Missing(f"pip install mmcv ({error})") from None
 
     def run():
-        offset, mask = parts(i)
+        offset, mask = _parts(i)
         out = modulated_deform_conv2d(
             i["features"].contiguous(), offset.contiguous(), mask.contiguous(), i["weight"],
-            i["bias"], 1, pad, 1, 1, 1,
+            i["bias"], i.stride, pad, 1, i.groups, i.offset_groups,
         )  # fmt: skip
         return out.relu() if fused else out
 
     return run
 
 
-def _deformops(i: Inputs, parts: Callable, pad: int, fused: bool):
+def _deformops(i: Inputs, pad: int, fused: bool):
     if not i["features"].is_cuda:
         raise Missing("deformops is compared on a GPU only")
+    if (i.stride, i.groups, i.offset_groups) != (1, 1, 1):
+        raise Missing("deformops is compared with stride 1 and one group only")
     try:
         from deformops.registry import conv
     except ImportError as error:
         raise Missing(f"pip install deformops ({error})") from None
 
     def run():
-        offset, mask = (t.movedim(1, -1) for t in parts(i))
+        offset, mask = (t.movedim(1, -1) for t in _parts(i))
         out = conv(
             i["features"].movedim(1, -1),
-            offset.unflatten(-1, (1, i.taps, 2)).contiguous(),
+            offset.unflatten(-1, (1, -1, 2)).contiguous(),
             i["weight"],
             i["bias"],
-            mask.unflatten(-1, (1, i.taps)).contiguous(),
+            mask.unflatten(-1, (1, -1)).contiguous(),
             padding=pad,
         ).movedim(-1, 1)
         return out.relu() if fused else out
@@ -218,8 +253,8 @@ def _forward_only(inputs: Inputs, package: str) -> None:
 
 
 def _operands(i: Inputs) -> list:
-    offset, logits = i["points"].split([2 * i.taps, i.taps], 1)
-    tensors = (i["features"], offset, i["weight"], logits.sigmoid())
+    offset, mask = _parts(i)
+    tensors = (i["features"], offset, i["weight"], mask)
     return [t.detach().contiguous().numpy() for t in tensors]
 
 
@@ -233,8 +268,9 @@ def _openvino(i: Inputs, pad: int):
     data, offset, weight, mask = _operands(i)
     inputs = [opset8.parameter(a.shape, dtype=np.float32) for a in (data, offset, mask)]
     node = opset8.deformable_convolution(
-        inputs[0], inputs[1], opset8.constant(weight), [1, 1], [pad, pad], [pad, pad], [1, 1],
-        mask=inputs[2], bilinear_interpolation_pad=True,
+        inputs[0], inputs[1], opset8.constant(weight), [i.stride] * 2,
+        [pad, pad], [pad, pad], [1, 1], mask=inputs[2], bilinear_interpolation_pad=True,
+        group=i.groups, deformable_group=i.offset_groups,
     )  # fmt: skip
     core = openvino.Core()
     core.set_property("CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
@@ -268,8 +304,9 @@ def _onnxruntime(i: Inputs, pad: int):
         "Y", TensorProto.FLOAT, [data.shape[0], weight.shape[0], *offset.shape[2:]]
     )
     node = helper.make_node(
-        "DeformConv", list(feeds), ["Y"], pads=[pad] * 4, kernel_shape=list(weight.shape[2:])
-    )
+        "DeformConv", list(feeds), ["Y"], pads=[pad] * 4, kernel_shape=list(weight.shape[2:]),
+        strides=[i.stride] * 2, group=i.groups, offset_group=i.offset_groups,
+    )  # fmt: skip
     graph = helper.make_graph([node], "deformable", values, [out])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
     onnx.checker.check_model(model)
@@ -384,20 +421,39 @@ def decode(batch: int, verbs: int, objects: int, size: int, k: int) -> Case:
 
 
 def actpoint(batch: int, channels: int, outputs: int, size: int, kernel: int) -> Case:
-    return deformable("actpoint_aggregate", batch, channels, outputs, size, kernel)
+    return deformable("actpoint_aggregate", batch, channels, outputs, size, size, kernel)
 
 
-def deform(batch: int, channels: int, outputs: int, size: int, kernel: int) -> Case:
-    return deformable("deform_conv2d", batch, channels, outputs, size, kernel)
+def deform(
+    batch: int,
+    channels: int,
+    outputs: int,
+    height: int,
+    width: int,
+    kernel: int,
+    stride: int,
+    groups: int,
+    offset_groups: int,
+) -> Case:
+    sizes = (batch, channels, outputs, height, width, kernel)
+    return deformable("deform_conv2d", *sizes, stride, groups, offset_groups)
 
 
 # What makes a case, and its shape unless --shape says another.
 CASES: dict[str, tuple[Callable[..., Case], tuple[int, ...]]] = {
     "actpoint": (actpoint, (1, 256, 256, 128, 5)),
     "actpoint-demo": (actpoint, (16, 32, 32, 32, 5)),
-    "deform3x3": (deform, (1, 64, 64, 128, 3)),
+    "deform3x3": (deform, (1, 64, 64, 128, 128, 3, 1, 1, 1)),
+    # What the networks of bench/deformable.py have: BiRefNet's last decoder block, BasicVSR++'s
+    # alignment of two frames, the first block of a stage of ResNet-50, a later one of ResNeXt.
+    "birefnet1x1": (deform, (1, 64, 256, 256, 256, 1, 1, 1, 1)),
+    "birefnet3x3": (deform, (1, 64, 256, 256, 256, 3, 1, 1, 1)),
+    "birefnet7x7": (deform, (1, 64, 256, 256, 256, 7, 1, 1, 1)),
+    "basicvsr": (deform, (1, 128, 64, 180, 320, 3, 1, 1, 16)),
+    "resnet50": (deform, (1, 256, 256, 100, 100, 3, 2, 1, 1)),
+    "resnext50": (deform, (1, 512, 512, 50, 50, 3, 1, 32, 1)),
     "actpoint-batch8": (actpoint, (8, 256, 256, 128, 5)),
-    "deform3x3-batch8": (deform, (8, 64, 64, 128, 3)),
+    "deform3x3-batch8": (deform, (8, 64, 64, 128, 128, 3, 1, 1, 1)),
     "hna_loss": (loss, (4, 117, 128)),
     "topk_peaks": (peaks, (1, 117, 128, 100)),
     "decode_hoi": (decode, (8, 117, 80, 128, 100)),

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from ggnet.io import atomic_write
 
@@ -20,33 +21,71 @@ PEERS = {  # provider -> heading
 }
 ACTPOINT = "1x256x128x128, 256 outputs, 25 points"  # the shape that the goals speak of
 
-# What the CPU kernels are to reach: text, (op, mode, dtype), what is divided by what, at most. The
-# divisor is a provider of the same case, or a key of ceilings; None: extra memory in MB.
-_FORWARD, _FULL = "actpoint_aggregate forward float32", "actpoint_aggregate full float32"
+
+class Memory(NamedTuple):
+    """What extra memory, less the bytes of the result in it, is divided by."""
+
+    bytes: float
+    result: float = 0.0
+
+
+def _deform_goals(
+    name: str, shape: str, cells: int, sizes: tuple[int, int, int], forward: float, full: float
+) -> list[tuple]:
+    """Times beside torchvision's, and memory beside its columns; sizes: channels, outputs, taps."""
+    channels, outputs, taps = sizes
+    columns = Memory(4.0 * cells * channels * taps, result=4.0 * cells * outputs)
+    forward_row, full_row = ((_DEFORM, shape, mode, "float32") for mode in ("forward", "full"))
+    return [
+        (f"{name} forward : torchvision", forward_row, "torchvision", forward),
+        (f"{name} full : torchvision", full_row, "torchvision", full),
+        (f"{name} forward, extra memory : torchvision's columns", forward_row, columns, 0.1),
+    ]
+
+
+# What the CPU kernels are to reach: text, (op, shape, mode, dtype), what is divided by what, at
+# most. The divisor is a provider of the same case, "copy" of the ceilings, "float32" of the same
+# kernel, or `Memory`.
+_ACT, _DEFORM = "actpoint_aggregate", "deform_conv2d"
+_FORWARD, _FULL = (_ACT, ACTPOINT, "forward", "float32"), (_ACT, ACTPOINT, "full", "float32")
+SMALL, DEMO = "1x64x128x128, 64 outputs, 9 points", "16x32x32x32, 32 outputs, 25 points"
+LOSS = "4x117x128x128"
+_LOSS_FULL = ("hna_loss", LOSS, "full", "float32")
 GOALS = [
     ("ActPoints forward : OpenVINO", _FORWARD, "openvino", 1.10),
     ("ActPoints forward : dense 5x5 conv.", _FORWARD, "dense conv2d", 1.25),
     ("ActPoints full : torchvision", _FULL, "torchvision", 1 / 8),
     ("ActPoints full : dense 5x5 conv.", _FULL, "dense conv2d", 1.5),
-    ("ActPoints bfloat16 : float32", "actpoint_aggregate forward bfloat16", "float32", 0.65),
-    ("ActPoints forward, extra MB", _FORWARD, None, 48.0),
-    ("ActPoints full, extra MB", _FULL, None, 160.0),
+    ("ActPoints bfloat16 : float32", (_ACT, ACTPOINT, "forward", "bfloat16"), "float32", 0.65),
+    ("ActPoints forward, extra MB", _FORWARD, Memory(1e6), 48.0),
+    ("ActPoints full, extra MB", _FULL, Memory(1e6), 160.0),
     ("ActPoints forward, 2 threads : 1", _FORWARD, "ggnet, 1 thread", 1 / 1.8),
     ("ActPoints full, 2 threads : 1", _FULL, "ggnet, 1 thread", 1 / 1.8),
-    ("deform_conv2d forward : torchvision", "deform_conv2d forward float32", "torchvision", 1 / 4),
-    ("deform_conv2d full : torchvision", "deform_conv2d full float32", "torchvision", 1 / 6),
-    ("hna_loss full : torch.compile", "hna_loss full float32", "torch.compile", 1 / 4),
-    ("hna_loss full : copy of its bytes", "hna_loss full float32", "copy", 4.0),
-    ("topk_peaks : torch eager", "topk_peaks forward float32", "torch eager", 1 / 30),
-    ("decode_hoi : loop over images", "decode_hoi forward float32", "torch eager", 1 / 10),
+    *_deform_goals("DLA's 3x3", SMALL, 128**2, (64, 64, 9), 1 / 4, 1 / 6),
+    *(goal for k in (1, 3, 7) for goal in _deform_goals(
+        f"BiRefNet's {k}x{k}", f"1x64x256x256, 256 outputs, {k * k} points",
+        256**2, (64, 256, k * k), 1 / 6, 1 / 10)),
+    *_deform_goals(
+        "BasicVSR++'s 16 offset groups", "1x128x180x320, 64 outputs, 9 points, 16 offset groups",
+        180 * 320, (128, 64, 9), 1 / 4, 1 / 6),
+    *_deform_goals(
+        "ResNet-50's stride 2", "1x256x100x100, 256 outputs, 9 points, stride 2",
+        50**2, (256, 256, 9), 1 / 6, 1 / 10),
+    *_deform_goals(
+        "ResNeXt-50's 32 groups", "1x512x50x50, 512 outputs, 9 points, 32 groups",
+        50**2, (512, 512, 9), 1 / 6, 1 / 10),
+    ("hna_loss full : torch.compile", _LOSS_FULL, "torch.compile", 1 / 4),
+    ("hna_loss full : copy of its bytes", _LOSS_FULL, "copy", 4.0),
+    ("topk_peaks : torch eager",
+     ("topk_peaks", "1x117x128x128, k=100", "forward", "float32"), "torch eager", 1 / 30),
+    ("decode_hoi : loop over images",
+     ("decode_hoi", "8 images, 117 verbs, 80 objects, 128x128, 100 of each", "forward", "float32"),
+     "torch eager", 1 / 10),
 ]  # fmt: skip
 
 # What the GPU kernels are to reach: text, (op, shape, mode, dtype), by what it is divided (a
 # provider of the same case, or another mode of ggnet's; None: milliseconds), which time, at most.
 ACTPOINT_8 = ACTPOINT.replace("1x", "8x", 1)
-SMALL, DEMO = "1x64x128x128, 64 outputs, 9 points", "16x32x32x32, 32 outputs, 25 points"
-LOSS = "4x117x128x128"
-_ACT, _DEFORM = "actpoint_aggregate", "deform_conv2d"
 GPU_GOALS = [
     ("ActPoints forward bfloat16, batch 8, kernels : dense 5x5 conv.",
      (_ACT, ACTPOINT_8, "forward", "bfloat16"), "dense conv2d", "kernel_seconds", 1.5),
@@ -154,22 +193,19 @@ def ratios(peer: dict, own: dict) -> list[str]:
 
 def goals(results: dict) -> list[tuple[str, float, float]]:
     """Name, limit and measured value of each goal whose rows are there."""
-    found = {}
-    for (op, shape, mode, dtype), rows in cases(results).items():
-        if op != "actpoint_aggregate" or shape == ACTPOINT:
-            found[f"{op} {mode} {dtype}"] = rows
-    out = []
+    found, out = cases(results), []
     for name, key, other, limit in GOALS:
         rows = found.get(key, {})
         own = rows.get("ggnet")
         if own is None:
             continue
-        if other is None:
-            value = None if own.get("extra_bytes") is None else own["extra_bytes"] / 1e6
+        if isinstance(other, Memory):
+            extra = own.get("extra_bytes")
+            value = None if extra is None else max(0.0, extra - other.result) / other.bytes
         elif other == "copy":
             value = results["ceilings"]["copy_gbs"] / own["gbs"]
         elif other == "float32":
-            rows = found.get(key.replace("bfloat16", "float32"), {})
+            rows = found.get((*key[:3], "float32"), {})
             value = own["seconds"] / rows["ggnet"]["seconds"] if rows else None
         else:
             value = own["seconds"] / rows[other]["seconds"] if other in rows else None

@@ -8,8 +8,8 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # bench/ is not installed
 
-from bench import loader, model, networks, publish, shared  # noqa: E402
-from bench.cases import CASES, case, fields  # noqa: E402
+from bench import dropin, loader, model, networks, publish, shared  # noqa: E402
+from bench.cases import CASES, Missing, case, fields  # noqa: E402
 from ggnet import ops, reference  # noqa: E402
 
 
@@ -78,13 +78,72 @@ def test_gpu_goals_are_judged_by_kernels_or_calls():
 def test_page_has_one_place_for_each_table():
     text = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
     assert [text.count(begin) for begin in publish.BEGIN.values()] == [1, 1]
-    assert text.count(publish.END) == 2
+    assert text.count(publish.END) == 3  # the third table: python -m bench dropin --publish
 
 
 def test_a_shape_has_a_number_for_each_field():
     for name, (_, usual) in CASES.items():
         assert len(fields(name)) == len(usual)
     assert case("actpoint", (2, 8, 4, 6, 3)).shape == "2x8x6x6, 4 outputs, 9 points"
+    strided = case("basicvsr", (1, 8, 4, 5, 7, 1, 2, 2, 4))
+    assert strided.shape == "1x8x5x7, 4 outputs, 1 points, stride 2, 2 groups, 4 offset groups"
+    assert strided.flops == 2 * (3 * 4) * 4 * 4
+
+
+def test_memory_goals_do_not_count_the_result():
+    name = "BasicVSR++'s 16 offset groups forward, extra memory : torchvision's columns"
+    [(_, key, memory, _)] = [goal for goal in publish.GOALS if goal[0] == name]
+    row = dict(zip(("op", "shape", "mode", "dtype"), key, strict=True)) | {"provider": "ggnet"}
+    row |= {"seconds": 1.0, "gflops": 1.0, "gbs": 1.0}
+    assert case("basicvsr").shape == row["shape"]
+    output, columns = 4 * 64 * 180 * 320, 4 * 128 * 9 * 180 * 320
+    assert memory == (columns, output)
+    for extra, expected in ((output + columns / 4, 0.25), (output / 2, 0.0)):
+        found = publish.goals({"rows": [row | {"extra_bytes": extra}], "ceilings": {}})
+        assert [value for *_, value in found] == [expected]
+
+
+DEFORM_SHAPES = ((2, 8, 6, 9, 11, 3, 2, 1, 1), (1, 8, 6, 7, 5, 1, 1, 2, 4))
+
+
+@pytest.mark.parametrize("provider", ["ggnet", "torchvision", "openvino", "onnxruntime"])
+@pytest.mark.parametrize("shape", DEFORM_SHAPES)
+def test_peers_are_given_the_same_convolution(shape, provider):
+    of = case("deform3x3", shape)
+    torch.manual_seed(0)
+    inputs = of.make(torch.float32)
+    for tensor in inputs.tensors.values():
+        tensor.requires_grad_(False)
+    try:
+        found = of.providers[provider](inputs)()
+    except Missing as reason:
+        pytest.skip(str(reason))
+    expected = of.providers["torch eager"](inputs)()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_replaced_networks_are_measured_and_published(tmp_path, monkeypatch):
+    pytest.importorskip("torchvision", exc_type=(ImportError, RuntimeError))
+    page, out = tmp_path / "benchmarks.md", tmp_path / "dropin.json"
+    page.write_text(f"{dropin.BEGIN}\nold\n{publish.END}\n")
+    monkeypatch.setattr(dropin, "PAGE", page)
+    small = f"--network birefnet --small --threads 1 --repeats 3 --out {out} --publish"
+    assert dropin.main(small.split()) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["mode"] for row in rows] == ["forward", "full"]
+    assert all(set(row["seconds"]) == {"torchvision", "ggnet"} for row in rows)
+    assert "old" not in page.read_text()
+    assert page.read_text().count("| birefnet, small, ") == 2
+
+
+def test_a_replaced_network_that_differs_is_not_timed():
+    class Noise(torch.nn.Module):
+        def forward(self, x):
+            return torch.rand_like(x)
+
+    pytest.importorskip("torchvision", exc_type=(ImportError, RuntimeError))
+    with pytest.raises(RuntimeError, match="the outputs differ by"):
+        dropin.check(Noise(), (torch.rand(9),))
 
 
 TINY = {mode: model.Case("ggnet", "tiny", mode, "float32", 1, 64) for mode in model.MODES}

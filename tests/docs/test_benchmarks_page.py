@@ -18,6 +18,8 @@ SMALL = {
 }
 MAKE = {"make bench": "BENCH_ARGS='-k topk_peaks-forward-ggnet'"}
 NOT_HERE = {
+    "python -m bench dropin": "minutes, and needs torchvision; tests/test_bench.py measures "
+    "smaller networks where that is installed",
     "python -m bench model --preset goals": "minutes: hourglass104 at 512 x 512; "
     "tests/test_bench.py measures smaller networks",
     "make bench-eval": "minutes: the size of the test sets is what it is about",

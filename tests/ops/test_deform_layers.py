@@ -13,6 +13,9 @@ PACKS = {ModulatedDeformConv2dPack: 3, DeformConv2dPack: 2}
 GEOMETRIES = {
     "plain": {"kernel_size": 3, "padding": 1},
     "rectangle": {"kernel_size": (3, 5), "stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)},
+    "groups": {"kernel_size": 3, "padding": 1, "groups": 2},
+    "offset groups": {"kernel_size": 3, "padding": 1, "stride": 2, "deform_groups": 4},
+    "both": {"kernel_size": 1, "groups": 4, "deform_groups": 2},
 }
 by_pack = pytest.mark.parametrize("pack", PACKS)
 
@@ -122,6 +125,7 @@ def test_the_nodes_of_dla_are_mmcvs_dcnv2():
     [
         {"kernel_size": 3},
         {"kernel_size": (1, 3), "stride": 2, "padding": (0, 1), "dilation": (1, 2), "bias": False},
+        {"kernel_size": 3, "groups": 2},
     ],
 )
 def test_torchvisions_layer(settings):

@@ -23,6 +23,9 @@ CASES = {
     "steps": {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)},
     "rectangle": {"kernel": (1, 3)},
     "no image": {"batch": 0},
+    "groups": {"groups": 2},
+    "offset groups": {"offset_groups": 4, "stride": (2, 2)},
+    "depthwise": {"groups": 4, "outputs": 8, "offset_groups": 2, "padding": (1, 1)},
 }
 
 
@@ -51,17 +54,26 @@ def ran(monkeypatch):
     return names
 
 
-def sample(batch=2, kernel=(3, 3), stride=(1, 1), padding=(0, 0), dilation=(1, 1)):
+def sample(
+    batch=2,
+    outputs=6,
+    kernel=(3, 3),
+    stride=(1, 1),
+    padding=(0, 0),
+    dilation=(1, 1),
+    groups=1,
+    offset_groups=1,
+):
     """input, offset, weight, bias, mask in float64, and the keywords."""
-    kh, kw = kernel
+    points = offset_groups * kernel[0] * kernel[1]
     sides = zip((9, 10), kernel, stride, padding, dilation, strict=True)
     out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides]
     tensors = (
         randn(batch, 4, 9, 10),
-        randn(batch, 2 * kh * kw, *out, seed=1, scale=2.0),
-        randn(6, 4, kh, kw, seed=2),
-        randn(6, seed=3),
-        randn(batch, kh * kw, *out, seed=4).sigmoid(),
+        randn(batch, 2 * points, *out, seed=1, scale=2.0),
+        randn(outputs, 4 // groups, *kernel, seed=2),
+        randn(outputs, seed=3),
+        randn(batch, points, *out, seed=4).sigmoid(),
     )
     return tensors, {"stride": stride, "padding": padding, "dilation": dilation}
 
