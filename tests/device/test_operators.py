@@ -71,9 +71,8 @@ def test_actpoint_aggregate(backend, device, shape, dtype, layout):
     both(ops.actpoint_aggregate, reference.actpoint_aggregate, tensors, dtype, device, layout)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_deform_conv2d(backend, device, dtype):
-    tensors = [
+def deform_tensors():
+    return [
         randn(2, 24, 9, 11),
         randn(2, 18, 6, 7, seed=1),
         randn(16, 24, 3, 3, seed=2) * 0.07,
@@ -81,19 +80,48 @@ def test_deform_conv2d(backend, device, dtype):
         randn(2, 9, 6, 7, seed=4),
     ]
 
-    def call(function):
-        return lambda x, offset, weight, bias, mask: function(
-            x, offset, weight, bias, stride=2, padding=3, dilation=2, mask=mask
-        )
 
+def deform_call(function):
+    return lambda x, offset, weight, bias, mask: function(
+        x, offset, weight, bias, stride=(2, 2), padding=(3, 3), dilation=(2, 2), mask=mask
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_deform_conv2d(backend, device, dtype):
     both(
-        call(ops.deform_conv2d),
-        call(reference.deform_conv2d),
-        tensors,
+        deform_call(ops.deform_conv2d),
+        deform_call(reference.deform_conv2d),
+        deform_tensors(),
         dtype,
         device,
         torch.channels_last,
     )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_replaced_torchvision(backend, device, dtype):
+    vision = pytest.importorskip("torchvision", exc_type=(ImportError, RuntimeError))
+    with ops.replace_torchvision(strict=True):
+        both(
+            deform_call(vision.ops.deform_conv2d),
+            deform_call(reference.deform_conv2d),
+            deform_tensors(),
+            dtype,
+            device,
+            torch.channels_last,
+        )
+
+
+def test_replaced_torchvision_under_autocast(device):
+    vision = pytest.importorskip("torchvision", exc_type=(ImportError, RuntimeError))
+    x, *others = deform_tensors()
+    x, others = x.half().to(device), [t.float().to(device) for t in others]
+    exact = deform_call(reference.deform_conv2d)(x.double(), *(t.double() for t in others))
+    with ops.replace_torchvision(strict=True), torch.autocast(device.type, torch.float16):
+        found = deform_call(vision.ops.deform_conv2d)(x, *others)
+    assert found.dtype == torch.float16
+    close("output", found, exact.cpu(), torch.float16)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["rows", "channels_last"])
