@@ -112,16 +112,24 @@ struct Lanes {
     }
   }
 
-  // Calls f(group's first output, first lane, end of its lanes) for the groups in a block.
+  // Calls f(group's first output, its first lane, its lanes) for the groups in a block. The common
+  // numbers of lanes are constants.
   template <typename F>
   static GGNET_INLINE void for_groups(const DeformCpuParams& p, const Block& block, F f) {
     const int64_t channels = W::channels(p);
     int64_t output = block.group * W::outputs(p);
     int64_t end = (block.group + 1) * channels - block.channel;
     for (int64_t lane = 0; lane < block.channels; output += W::outputs(p), end += channels) {
-      const int64_t stop = end < block.channels ? end : block.channels;
-      f(output, lane, stop);
-      lane = stop;
+      const int64_t count = (end < block.channels ? end : block.channels) - lane;
+      if (count == 1)
+        f(output, lane, std::integral_constant<int, 1>{});
+      else if (count == 4)
+        f(output, lane, std::integral_constant<int, 4>{});
+      else if (count == 8)
+        f(output, lane, std::integral_constant<int, 8>{});
+      else
+        f(output, lane, count);
+      lane += count;
     }
   }
 
@@ -129,13 +137,13 @@ struct Lanes {
   static void add_up(const DeformCpuParams& p, const Block& block, int64_t pixels, int64_t lanes,
                      const A* partial, A* sums, int64_t sums_stride) {
     const int64_t outputs = W::outputs(p);
-    for_groups(p, block, [&](int64_t output, int64_t begin, int64_t end) {
-      const A* from = partial;
+    for_groups(p, block, [&](int64_t output, int64_t lane, auto count) GGNET_LAMBDA_INLINE {
+      const A* from = partial + lane;
       A* to = sums + output;
       for (int64_t i = 0; i < pixels; ++i, to += sums_stride)
         for (int64_t j = 0; j < outputs; ++j, from += lanes) {
           A total = 0;
-          for (int64_t c = begin; c < end; ++c) total += from[c];
+          for (int64_t c = 0; c < count; ++c) total += from[c];
           to[j] += total;
         }
     });
@@ -145,12 +153,12 @@ struct Lanes {
   static void spread(const DeformCpuParams& p, const Block& block, int64_t pixels, int64_t lanes,
                      const A* grads, int64_t grads_stride, A* spread) {
     const int64_t outputs = W::outputs(p);
-    for_groups(p, block, [&](int64_t output, int64_t begin, int64_t end) {
+    for_groups(p, block, [&](int64_t output, int64_t lane, auto count) GGNET_LAMBDA_INLINE {
       const A* from = grads + output;
-      A* to = spread;
+      A* to = spread + lane;
       for (int64_t i = 0; i < pixels; ++i, from += grads_stride)
         for (int64_t j = 0; j < outputs; ++j, to += lanes)
-          for (int64_t c = begin; c < end; ++c) to[c] = from[j];
+          for (int64_t c = 0; c < count; ++c) to[c] = from[j];
     });
   }
 

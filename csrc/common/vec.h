@@ -178,9 +178,35 @@ GGNET_INLINE void store(f16* p, Vec<float, N> v) {
   store_raw(p, float_to_f16<N>(v));
 }
 
-// The first n < N elements; the other lanes are zero, and nothing beyond them is touched.
+template <int N, typename T, typename B>
+GGNET_INLINE Vec<MathType<T>, N> load_bits(B bits) {
+  T buffer[N];
+  static_assert(sizeof(bits) == sizeof(buffer));
+  __builtin_memcpy(buffer, &bits, sizeof(bits));
+  return load<N>(buffer);
+}
+
+// The first n < N elements; the other lanes are zero, and nothing beyond them is touched. Four and
+// eight, which offset groups often have, are moved at once, and as they are: a load waits for a
+// narrower store before it, and a masked one for any.
 template <int N, typename T>
 GGNET_INLINE Vec<MathType<T>, N> load_part(const T* p, int n) {
+#ifdef GGNET_AVX512F
+  if constexpr (N == 16 && sizeof(T) == 4) {
+    if (n == 4) return load_bits<N, T>(_mm512_zextps128_ps512(_mm_loadu_ps(p)));
+    if (n == 8) return load_bits<N, T>(_mm512_zextps256_ps512(_mm256_loadu_ps(p)));
+  } else if constexpr (N == 16) {
+    const auto at = reinterpret_cast<const __m128i*>(p);
+    if (n == 4) return load_bits<N, T>(_mm256_zextsi128_si256(_mm_loadl_epi64(at)));
+    if (n == 8) return load_bits<N, T>(_mm256_zextsi128_si256(_mm_loadu_si128(at)));
+  }
+#elif defined(GGNET_F16C)
+  if constexpr (N == 8 && sizeof(T) == 4) {
+    if (n == 4) return load_bits<N, T>(_mm256_zextps128_ps256(_mm_loadu_ps(p)));
+  } else if constexpr (N == 8 && sizeof(T) == 2) {
+    if (n == 4) return load_bits<N, T>(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
+#endif
   T buffer[N] = {};
   for (int i = 0; i < n; ++i) buffer[i] = p[i];
   return load<N>(buffer);
@@ -189,7 +215,12 @@ template <int N, typename T>
 GGNET_INLINE void store_part(T* p, Vec<MathType<T>, N> v, int n) {
   T buffer[N];
   store<N>(buffer, v);
-  for (int i = 0; i < n; ++i) p[i] = buffer[i];
+  if (N > 4 && n == 4)
+    __builtin_memcpy(p, buffer, 4 * sizeof(T));
+  else if (N > 8 && n == 8)
+    __builtin_memcpy(p, buffer, 8 * sizeof(T));
+  else
+    for (int i = 0; i < n; ++i) p[i] = buffer[i];
 }
 
 // One element.

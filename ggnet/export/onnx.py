@@ -99,6 +99,8 @@ def _deform_conv2d(
         strides=[stride_h, stride_w],
         pads=[pad_h, pad_w] * 2,
         dilations=[dilation_h, dilation_w],
+        group=input.shape[1] // weight.shape[1],
+        offset_group=offset.shape[1] // (2 * weight.shape[2] * weight.shape[3]),
     )
 
 

@@ -58,6 +58,8 @@ def _deform_conv(node: Any) -> list:
         pads[2:],
         node.get_attribute("dilations", [1, 1]),
         mask,
+        group=node.get_attribute("group", 1),
+        deformable_group=node.get_attribute("offset_group", 1),
         bilinear_interpolation_pad=True,
     )
     shaped = opset8.reshape(bias, opset8.constant(np.array([1, -1, 1, 1])), special_zero=False)
