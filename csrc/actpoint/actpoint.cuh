@@ -1,9 +1,15 @@
 // What the device kernels of the deformable convolution share: where the points of an output pixel
 // lie, the samples there, and the order of packed weights.
 //
+// Channels are walked in slices. A slice holds channels of one weight group and of one offset
+// group: it begins anew at every boundary of either, and what it has beyond the next one is zeros.
+// So groups of fewer channels than a slice has are right, but as slow as if they filled it.
+//
 // Everything that depends on the element type is in bytes: a row of a tile is 64 bytes, 32 halves
 // or 16 floats, and ldmatrix moves 32-bit elements as well as pairs of 16-bit ones.
 #pragma once
+
+#include <numeric>
 
 #include "actpoint/actpoint.h"
 #include "common/device.h"
@@ -19,7 +25,7 @@ struct DeformDataGradParams : DeformBackwardParams {
 
 struct DeformWeightGradParams : DeformForwardParams {  // weight, bias and out unused
   const void* grad_out;  // [batch, out_height, out_width, outputs], zero where a ReLU was off
-  float* weight_sums;    // [splits, K, outputs, channels]
+  float* weight_sums;    // [splits, K, outputs, channels / groups]
   int splits;
 };
 
@@ -42,6 +48,20 @@ __host__ __device__ constexpr int slice() {
   return kRowBytes / static_cast<int>(sizeof(T));
 }
 __host__ __device__ inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
+
+// How groups divide the channels. Sections have all the boundaries of weight groups and of offset
+// groups: the channels of a section share their weight group and their offset group.
+struct Division {
+  int section, group, offset_group;           // channels of each
+  int group_sections, offset_group_sections;  // sections of each
+  int outputs;                                // of a weight group
+};
+inline Division division_of(const DeformShape& s) {
+  const int group = s.channels / s.groups, offset_group = s.channels / s.offset_groups;
+  const int section = std::gcd(group, offset_group);
+  return {
+      section, group, offset_group, group / section, offset_group / section, s.outputs / s.groups};
+}
 
 // Where 16-byte chunk `chunk` of row `row` lies in a tile: any eight consecutive rows of one chunk
 // fall into different banks, as ldmatrix and the transposed reads want.
@@ -79,34 +99,35 @@ struct alignas(16) Placement {
   int corner;    // index of cell (y, x) in [B, H, W], times 16, plus one bit a corner inside
 };
 
-// What `place` reads of a point.
+// What `place` reads of a point; points are numbered through all offset groups.
 template <class T>
 struct RawPoint {
   T dy, dx, base_dy, base_dx, mask;
 };
 template <class T>
 __device__ __forceinline__ RawPoint<T> read_point(const DeformForwardParams& p, const Cell& cell,
-                                                  int k) {
+                                                  int point) {
   const auto [batch, oy, ox] = cell;
   const T* offset = static_cast<const T*>(p.offset) + batch * p.offset_strides.batch +
                     oy * p.offset_strides.row + ox * p.offset_strides.column;
   const T zero = from_float<T>(0.0f);
-  RawPoint<T> raw{offset[(2 * k) * p.offset_strides.channel],
-                  offset[(2 * k + 1) * p.offset_strides.channel], zero, zero, zero};
+  RawPoint<T> raw{offset[(2 * point) * p.offset_strides.channel],
+                  offset[(2 * point + 1) * p.offset_strides.channel], zero, zero, zero};
   if (p.base_offset) {
     const T* base = static_cast<const T*>(p.base_offset) + batch * p.base_strides.batch +
                     oy * p.base_strides.row + ox * p.base_strides.column;
-    raw.base_dy = base[(2 * k) * p.base_strides.channel];
-    raw.base_dx = base[(2 * k + 1) * p.base_strides.channel];
+    raw.base_dy = base[(2 * point) * p.base_strides.channel];
+    raw.base_dx = base[(2 * point + 1) * p.base_strides.channel];
   }
   if (p.mask)
-    raw.mask =
-        static_cast<const T*>(p.mask)[batch * p.mask_strides.batch + k * p.mask_strides.channel +
-                                      oy * p.mask_strides.row + ox * p.mask_strides.column];
+    raw.mask = static_cast<const T*>(
+        p.mask)[batch * p.mask_strides.batch + point * p.mask_strides.channel +
+                oy * p.mask_strides.row + ox * p.mask_strides.column];
   return raw;
 }
 
-// Bits 0 to 3: corners (y, x), (y, x+1), (y+1, x), (y+1, x+1). iy, ix: y and x.
+// k: the point's place in the kernel. Bits 0 to 3: corners (y, x), (y, x+1), (y+1, x), (y+1, x+1).
+// iy, ix: y and x.
 template <class T>
 __device__ __forceinline__ Placement place(const DeformForwardParams& p, const Cell& cell, int k,
                                            const RawPoint<T>& raw, int& iy, int& ix) {
@@ -141,18 +162,24 @@ __device__ __forceinline__ Placement place(const DeformForwardParams& p, const C
   return at;
 }
 template <class T>
-__device__ Placement place(const DeformForwardParams& p, const Cell& cell, int k) {
+__device__ Placement place(const DeformForwardParams& p, const Cell& cell, int k, int point) {
   int iy, ix;
-  return place<T>(p, cell, k, read_point<T>(p, cell, k), iy, ix);
+  return place<T>(p, cell, k, read_point<T>(p, cell, point), iy, ix);
+}
+template <class T>
+__device__ Placement place(const DeformForwardParams& p, const Cell& cell, int k) {
+  return place<T>(p, cell, k, k);
 }
 
-// The 16 bytes at channel c of the four corners; zero outside the image and beyond the channels.
+// The 16 bytes at channel c of the four corners; zero outside the image and from channel `end` on.
+// kAligned: they are read at once, so `end` divides no 16 bytes.
 template <class T, bool kAligned>
 __device__ __forceinline__ void load_corners(Vec16 (&corner)[4], const T* features,
-                                             const Placement& at, const DeformShape& s, int c) {
+                                             const Placement& at, const DeformShape& s, int c,
+                                             int end) {
   constexpr int kElements = 16 / sizeof(T);
   const int first = (at.corner >> 4) * s.channels + c, row = s.width * s.channels;
-  const int inside = c < s.channels ? at.corner : 0;
+  const int inside = c < end ? at.corner : 0;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const T* source = features + (first + (i >> 1) * row + (i & 1) * s.channels);
@@ -162,10 +189,20 @@ __device__ __forceinline__ void load_corners(Vec16 (&corner)[4], const T* featur
       Pack<T> pack;
 #pragma unroll
       for (int e = 0; e < kElements; ++e)
-        pack.element[e] = (inside >> i & 1) && c + e < s.channels ? source[e] : from_float<T>(0.f);
+        pack.element[e] = (inside >> i & 1) && c + e < end ? source[e] : from_float<T>(0.f);
       corner[i] = pack.bits;
     }
   }
+}
+template <class T, bool kAligned>
+__device__ __forceinline__ void load_corners(Vec16 (&corner)[4], const T* features,
+                                             const Placement& at, const DeformShape& s, int c) {
+  load_corners<T, kAligned>(corner, features, at, s, c, s.channels);
+}
+// Whether kAligned holds for these features.
+template <class T>
+bool features_aligned(const DeformForwardParams& p, const Division& d) {
+  return d.section % (16 / sizeof(T)) == 0 && aligned16(p.features);
 }
 
 template <class T, Math kMath>
@@ -197,20 +234,34 @@ __host__ __device__ constexpr int weight_stage_bytes() {
   return kOutputs * kRowBytes;
 }
 
-// weight [O, C, K] -> packed [slices, K, padded O, slice of channels]: what a step wants lies
-// together. Zeros in the padding. One thread an element.
+// The order in which a kernel walks a weight group's or an offset group's weights.
+enum class Walk { kPointsOfSlice, kSlicesOfPoint };
+
+// weight [O, C / groups, K] -> packed, what a step wants together and in the order of the walk:
+// [slices, K, padded outputs of a group, slice of channels] for kPointsOfSlice, and for
+// kSlicesOfPoint [offset groups, K, slices of an offset group, ...]. Zeros in the padding. One
+// thread an element.
 template <class T, Math kMath>
 __global__ void __launch_bounds__(kThreads)
-    pack_weight_kernel(const T* weight, T* packed, int outputs, int channels, int points,
-                       int padded_outputs, int padded_channels) {
+    pack_weight_kernel(const T* weight, T* packed, Division d, int points, int padded_outputs,
+                       int slices, int walked_slices) {
   const long long i = static_cast<long long>(blockIdx.x) * kThreads + threadIdx.x;
   const int tile = padded_outputs * slice<T>();  // of a point and a slice
-  if (i >= static_cast<long long>(tile) * points * (padded_channels / slice<T>())) return;
-  const int o = static_cast<int>(i % tile / slice<T>()), k = static_cast<int>(i / tile % points);
-  const int c = static_cast<int>(i / tile / points * slice<T>() + i % slice<T>());
+  if (i >= static_cast<long long>(tile) * points * slices) return;
+  const int walk = walked_slices * points;  // tiles
+  const int number = static_cast<int>(i / tile), step = number % walk;
+  const int k = step / walked_slices;
+  const int slice_number = number / walk * walked_slices + step % walked_slices;
+  const int o = static_cast<int>(i % tile) / slice<T>();
+  const int slices_of_section = round_up(d.section, slice<T>()) / slice<T>();
+  const int section = slice_number / slices_of_section * d.section;  // its first channel
+  const int c = slice_number % slices_of_section * slice<T>() + static_cast<int>(i % slice<T>());
+  const int group = section / d.group;
   float value = 0.0f;
-  if (o < outputs && c < channels)
-    value = to_float(weight[(static_cast<long long>(o) * channels + c) * points + k]);
+  if (o < d.outputs && c < d.section) {
+    const long long row = static_cast<long long>(group) * d.outputs + o;
+    value = to_float(weight[(row * d.group + section % d.group + c) * points + k]);
+  }
   if (kMath == Math::kTf32) value = __uint_as_float(to_tf32(value));
   packed[i] = from_float<T>(value);
 }
@@ -237,21 +288,30 @@ auto with_tile(int tile, F f) {
   }
 }
 
+template <class T>
+int slices_of(const DeformShape& s) {
+  const int section = division_of(s).section;
+  return s.channels / section * (round_up(section, slice<T>()) / slice<T>());
+}
+
 // Elements that the weight needs, packed for a tile of outputs.
 template <class T>
 long long packed_weight_size(const DeformShape& s, int tile) {
-  return static_cast<long long>(s.kernel_h) * s.kernel_w * round_up(s.outputs, tile) *
-         round_up(s.channels, slice<T>());
+  return static_cast<long long>(s.kernel_h) * s.kernel_w * round_up(division_of(s).outputs, tile) *
+         slices_of<T>(s) * slice<T>();
 }
 
 template <class T, Math kMath>
-void pack_weight(const DeformShape& s, int tile, const void* weight, void* packed, void* stream) {
-  const int points = s.kernel_h * s.kernel_w;
+void pack_weight(const DeformShape& s, int tile, Walk walk, const void* weight, void* packed,
+                 void* stream) {
+  const Division d = division_of(s);
   const long long count = packed_weight_size<T>(s, tile);
+  const int slices = slices_of<T>(s);
   GGNET_LAUNCH((pack_weight_kernel<T, kMath>),
                dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads)), dim3(kThreads), 0,
-               stream, static_cast<const T*>(weight), static_cast<T*>(packed), s.outputs,
-               s.channels, points, round_up(s.outputs, tile), round_up(s.channels, slice<T>()));
+               stream, static_cast<const T*>(weight), static_cast<T*>(packed), d,
+               s.kernel_h * s.kernel_w, round_up(d.outputs, tile), slices,
+               walk == Walk::kPointsOfSlice ? 1 : slices / s.offset_groups);
 }
 
 }  // namespace ggnet::deform

@@ -3,7 +3,9 @@
 // grad_columns[p, k, c] = sum_o grad_out[p, o] weight[o, c, k] never leaves shared memory: a block
 // keeps the output gradient of its pixels, and for each point and channel slice multiplies, gathers
 // the samples' corners again, takes the four dot products <grad_columns, corner> from which the
-// gradients of offset and point weight follow, and scatters to the features' gradient.
+// gradients of offset and point weight follow, and scatters to the features' gradient. A block has
+// one offset group, all of whose channels these dot products sum; of the weight groups that meet
+// it, it loads the output gradient one by one.
 //
 // The features' gradient is the only sum of all gradients whose order is not fixed; see
 // actpoint_fixed_point_kernels.cuh for the one that is reproducible.
@@ -149,7 +151,7 @@ __host__ __device__ constexpr int backward_shared_bytes() {
 }
 
 template <class T, Math kMath, int kOutputs, bool kAligned>
-__global__ void __launch_bounds__(kThreads, 3) backward_kernel(DeformDataGradParams p) {
+__global__ void __launch_bounds__(kThreads, 3) backward_kernel(DeformDataGradParams p, Division d) {
   GGNET_DYNAMIC_SHARED(shared);
   constexpr int kElements = 16 / sizeof(T);
   constexpr int kSlice = kRowBytes / static_cast<int>(sizeof(T));
@@ -164,24 +166,26 @@ __global__ void __launch_bounds__(kThreads, 3) backward_kernel(DeformDataGradPar
   const int points = s.kernel_h * s.kernel_w;
   const int pixels = s.batch * s.out_height * s.out_width;
   const int first_pixel = blockIdx.x * kPixels;
-  const int padded_outputs = round_up(s.outputs, kOutputs);
-  const int tiles = padded_outputs / kOutputs;  // 1 unless there are more than 256 outputs
-  const int slices = round_up(s.channels, kSlice) / kSlice;
+  const int offset_group = blockIdx.y;
+  const int first_point = offset_group * points;
+  const int begin = offset_group * d.offset_group, end = begin + d.offset_group;  // channels
+  const int tiles = (d.outputs + kOutputs - 1) / kOutputs;  // 1 up to 256 outputs of a group
+  const bool one_group = d.offset_group_sections == 1;
 
-  const bool rows_aligned = s.outputs % kElements == 0 && aligned16(p.grad_out);
-  auto load_gradient = [&](int tile) {
-    const T* source = static_cast<const T*>(p.grad_out);
+  const bool rows_aligned = d.outputs % kElements == 0 && aligned16(p.grad_out);
+  auto load_gradient = [&](int group, int tile) {
+    const T* source = static_cast<const T*>(p.grad_out) + group * d.outputs;
     for (int i = threadIdx.x; i < kPixels * kGradientRow / 16; i += kThreads) {
       const int row = i / (kGradientRow / 16), chunk = i % (kGradientRow / 16);
       const int pixel = first_pixel + row, o = tile * kOutputs + chunk * kElements;
       Pack<T> pack;
       const T* from = source + row_of(s, pixel) * s.outputs + o;
-      if (pixel < pixels && rows_aligned && o < s.outputs) {
+      if (pixel < pixels && rows_aligned && o < d.outputs) {
         pack.bits = load16(from);
       } else {
 #pragma unroll
         for (int e = 0; e < kElements; ++e)
-          pack.element[e] = pixel < pixels && o + e < s.outputs ? from[e] : from_float<T>(0.0f);
+          pack.element[e] = pixel < pixels && o + e < d.outputs ? from[e] : from_float<T>(0.0f);
       }
       store16(gradient + swizzled_wide(row, chunk, kGradientRow), pack.bits);
     }
@@ -190,62 +194,66 @@ __global__ void __launch_bounds__(kThreads, 3) backward_kernel(DeformDataGradPar
     if (threadIdx.x >= kPixels || k >= points) return;
     const int pixel = first_pixel + threadIdx.x;
     placements[(k & 1) * kPixels + threadIdx.x] =
-        pixel < pixels ? place<T>(p, cell_in_bands(s, pixel), k) : Placement{};
+        pixel < pixels ? place<T>(p, cell_in_bands(s, pixel), k, first_point + k) : Placement{};
   };
-  // The order of steps: points, in each slices of channels, in each tiles of outputs.
+  // The order of steps, and of the packed weights: points, in each slices of channels, in each
+  // tiles of outputs.
   struct Position {
-    int k, slice, tile;
+    int k, first, end, tile;  // first channel of the slice, end of its section
   };
   auto advance = [&](Position& at) {
     if (++at.tile < tiles) return;
     at.tile = 0;
-    if (++at.slice < slices) return;
-    at.slice = 0;
+    at.first += kSlice;
+    if (at.first < at.end) return;
+    at.first = at.end;
+    at.end += d.section;
+    if (at.first < end) return;
+    at.first = begin;
+    at.end = begin + d.section;
     ++at.k;
   };
-  Position fetched{0, 0, 0};
+  const int steps =
+      points * d.offset_group_sections * (round_up(d.section, kSlice) / kSlice) * tiles;
+  const unsigned char* source = static_cast<const unsigned char*>(p.weight) +
+                                static_cast<long long>(offset_group) * steps * kStageBytes;
   auto fetch_weights = [&](int step) {
-    if (fetched.k < points) {
-      const unsigned char* source =
-          static_cast<const unsigned char*>(p.weight) +
-          (static_cast<long long>(fetched.slice * points + fetched.k) * padded_outputs +
-           fetched.tile * kOutputs) *
-              kRowBytes;
+    if (step < steps) {
       unsigned char* stage = weights + (step & 1) * kStageBytes;
 #pragma unroll
       for (int i = threadIdx.x; i < kOutputs * kChunks; i += kThreads)
         cp_async16(stage + swizzled(i / kChunks, i % kChunks), source + i * 16);
-      advance(fetched);
+      source += kStageBytes;
     }
     cp_async_commit();
   };
 
   fetch_weights(0);
   place_point(0);
-  load_gradient(0);
+  load_gradient(begin / d.group, 0);
 
   const int my_pixel = threadIdx.x / kChunks, my_chunk = threadIdx.x % kChunks;
   const int pixel = first_pixel + my_pixel;
   const float units = p.fixed_point ? 1.0f / *p.unit : 1.0f;  // in 1
-  float dot[4] = {};  // <grad_columns, corner> over the slices so far of this point
+  float dot[4] = {};  // <grad_columns, corner> over the channels so far of this point
   ColumnProduct<T, kMath, kOutputs> product;
   Vec16 corners[4];
   Placement at{};
   int step = 0;
-  for (Position now{0, 0, 0}; now.k < points; advance(now), ++step) {
-    const auto [k, slice, tile] = now;
+  for (Position now{0, begin, begin + d.section, 0}; now.k < points; advance(now), ++step) {
+    const auto [k, first_channel, section_end, tile] = now;
     cp_async_wait<0>();
     __syncthreads();  // weights of this step; and everybody is done with the previous step's
-    if (tiles > 1) {
-      load_gradient(tile);
+    if (tiles > 1 || (!one_group && first_channel + d.section == section_end)) {
+      load_gradient(first_channel / d.group, tile);
       __syncthreads();
     }
     fetch_weights(step + 1);
-    const int c = slice * kSlice + my_chunk * kElements;
     if (tile == 0) {
-      if (slice == 0) place_point(k + 1);
+      if (first_channel == begin) place_point(k + 1);
       at = placements[(k & 1) * kPixels + my_pixel];
-      load_corners<T, kAligned>(corners, static_cast<const T*>(p.features), at, s, c);
+      load_corners<T, kAligned>(corners, static_cast<const T*>(p.features), at, s,
+                                first_channel + my_chunk * kElements, section_end);
       product.clear();
     }
     product.step(gradient, weights + (step & 1) * kStageBytes);
@@ -271,33 +279,33 @@ __global__ void __launch_bounds__(kThreads, 3) backward_kernel(DeformDataGradPar
     const float bottom = at.fy * at.scale, top = at.scale - bottom;
     const float share[4] = {top - top * at.fx, top * at.fx, bottom - bottom * at.fx,
                             bottom * at.fx};
-    const int first = (at.corner >> 4) * s.channels + slice * kSlice;
+    const int first = (at.corner >> 4) * s.channels + first_channel;
     if (p.feature_sums && kAligned) {
 #pragma unroll
       for (int e = 0; e < kElements; e += 4) {
-        const int d = e * kChunks + my_chunk * 4;
-        if (slice * kSlice + d >= s.channels) continue;
+        const int c = e * kChunks + my_chunk * 4;
+        if (first_channel + c >= section_end) continue;
         Pack<float> g;
-        g.bits = load16(row + d);
+        g.bits = load16(row + c);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           if (!(at.corner >> i & 1)) continue;
           const int cell = first + ((i >> 1) * s.width + (i & 1)) * s.channels;
           const float four[4] = {share[i] * g.element[0], share[i] * g.element[1],
                                  share[i] * g.element[2], share[i] * g.element[3]};
-          atomic_add4(p.feature_sums + (cell + d), four);
+          atomic_add4(p.feature_sums + (cell + c), four);
         }
       }
     } else if (p.feature_sums || p.fixed_point) {
 #pragma unroll
       for (int e = 0; e < kElements; ++e) {
-        const int d = e * kChunks + my_chunk;
-        if (slice * kSlice + d >= s.channels) continue;
-        const float g = row[d];
+        const int c = e * kChunks + my_chunk;
+        if (first_channel + c >= section_end) continue;
+        const float g = row[c];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           if (!(at.corner >> i & 1)) continue;
-          const int cell = first + ((i >> 1) * s.width + (i & 1)) * s.channels + d;
+          const int cell = first + ((i >> 1) * s.width + (i & 1)) * s.channels + c;
           if (p.feature_sums)
             atomicAdd(p.feature_sums + cell, share[i] * g);
           else
@@ -307,7 +315,7 @@ __global__ void __launch_bounds__(kThreads, 3) backward_kernel(DeformDataGradPar
         }
       }
     }
-    if (slice != slices - 1) continue;
+    if (section_end < end || first_channel + kSlice < end) continue;
 
     // The four lanes of a pixel share its sums.
 #pragma unroll
@@ -321,9 +329,9 @@ __global__ void __launch_bounds__(kThreads, 3) backward_kernel(DeformDataGradPar
       if (p.grad_offset) {
         const Strides& t = p.grad_offset_strides;
         T* target = static_cast<T*>(p.grad_offset) + b * t.batch + oy * t.row + ox * t.column;
-        target[(2 * k) * t.channel] =
+        target[(2 * (first_point + k)) * t.channel] =
             from_float<T>(at.scale * (left * (dot[2] - dot[0]) + at.fx * (dot[3] - dot[1])));
-        target[(2 * k + 1) * t.channel] =
+        target[(2 * (first_point + k) + 1) * t.channel] =
             from_float<T>(at.scale * (up * (dot[1] - dot[0]) + at.fy * (dot[3] - dot[2])));
       }
       if (p.grad_mask) {
@@ -331,7 +339,8 @@ __global__ void __launch_bounds__(kThreads, 3) backward_kernel(DeformDataGradPar
         float value =
             up * (left * dot[0] + at.fx * dot[1]) + at.fy * (left * dot[2] + at.fx * dot[3]);
         if (p.sigmoid) value *= at.scale * (1.0f - at.scale);
-        static_cast<T*>(p.grad_mask)[b * t.batch + k * t.channel + oy * t.row + ox * t.column] =
+        static_cast<T*>(
+            p.grad_mask)[b * t.batch + (first_point + k) * t.channel + oy * t.row + ox * t.column] =
             from_float<T>(value);
       }
     }
@@ -346,24 +355,25 @@ void launch_backward(const DeformDataGradParams& p, void* stream) {
   const DeformShape& s = p.shape;
   const int pixels = s.batch * s.out_height * s.out_width;
   if (pixels == 0) return;
-  const dim3 grid((pixels + kPixels - 1) / kPixels);
+  const Division d = division_of(s);
+  const dim3 grid((pixels + kPixels - 1) / kPixels, s.offset_groups);
   constexpr int bytes = backward_shared_bytes<T, kOutputs>();
-  if (s.channels % (16 / sizeof(T)) == 0 && aligned16(p.features))
+  if (features_aligned<T>(p, d))
     GGNET_LAUNCH((backward_kernel<T, kMath, kOutputs, true>), grid, dim3(kThreads), bytes, stream,
-                 p);
+                 p, d);
   else
     GGNET_LAUNCH((backward_kernel<T, kMath, kOutputs, false>), grid, dim3(kThreads), bytes, stream,
-                 p);
+                 p, d);
 }
 
 template <class T>
 int backward_tile(const DeformShape& s) {
-  return outputs_tile(s.outputs, [](int tile) {
+  return outputs_tile(division_of(s).outputs, [](int tile) {
     return with_tile(tile, [](auto n) { return backward_shared_bytes<T, n()>(); });
   });
 }
 
-// The weight is packed for backward_tile.
+// The weight is packed for backward_tile and Walk::kSlicesOfPoint.
 template <class T, Math kMath>
 void backward(const DeformDataGradParams& p, void* stream) {
   with_tile(backward_tile<T>(p.shape), [&](auto n) { launch_backward<T, kMath, n()>(p, stream); });

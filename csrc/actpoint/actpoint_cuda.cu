@@ -72,7 +72,6 @@ void dispatch(ScalarType dtype, Math float32, F f) {
 class CudaCall {
  public:
   CudaCall(const DeformInputs& inputs, bool tf32) : in_(inputs), device_(inputs.features) {
-    refuse_groups(in_, "cuda");
     const Tensor& features = in_.features;
     const ScalarType dtype = features.scalar_type();
     STD_TORCH_CHECK(
@@ -82,6 +81,10 @@ class CudaCall {
     const int64_t cells = features.size(0) * features.size(2) * features.size(3);
     STD_TORCH_CHECK(cells < (int64_t{1} << 27), "features have ", cells,
                     " cells, expected fewer than 2**27 on a CUDA device");
+    // A group is an index of the grid.
+    for (const int groups : {in_.shape.groups, in_.shape.offset_groups})
+      STD_TORCH_CHECK(groups < (1 << 16), groups,
+                      " groups, expected fewer than 2**16 on a CUDA device");
     // Half precision needs tensor cores; without them it is computed in float32.
     const Code code = code_of_device();
     dtype_ = code.tensor_cores ? dtype : ScalarType::Float;
@@ -113,7 +116,8 @@ class CudaCall {
           return deform::hopper::forward<T>(p_, device_.stream);
         }
       }
-      const Tensor packed = pack<T, math()>(deform::forward_tile<T>(p_.shape));
+      const Tensor packed =
+          pack<T, math()>(deform::forward_tile<T>(p_.shape), deform::Walk::kPointsOfSlice);
       p_.weight = packed.const_data_ptr();
       deform::forward<T, math()>(p_, device_.stream);
     });
@@ -178,10 +182,10 @@ class CudaCall {
   }
 
   template <class T, deform::Math kMath>
-  Tensor pack(int tile) const {
+  Tensor pack(int tile, deform::Walk walk) const {
     const Tensor packed =
         empty({deform::packed_weight_size<T>(p_.shape, tile)}, in_.features, false, dtype_);
-    deform::pack_weight<T, kMath>(p_.shape, tile, read_.weight.const_data_ptr(),
+    deform::pack_weight<T, kMath>(p_.shape, tile, walk, read_.weight.const_data_ptr(),
                                   packed.mutable_data_ptr(), device_.stream);
     return packed;
   }
@@ -239,7 +243,8 @@ class CudaCall {
         return deform::hopper::backward<T>(b, write<float>(dots), device_.stream);
       }
     }
-    const Tensor packed = pack<T, kMath>(deform::backward_tile<T>(b.shape));
+    const Tensor packed =
+        pack<T, kMath>(deform::backward_tile<T>(b.shape), deform::Walk::kSlicesOfPoint);
     b.weight = packed.const_data_ptr();
     deform::backward<T, kMath>(b, device_.stream);
   }

@@ -61,6 +61,7 @@ template <class T>
 void fixed_point_unit(const DeformForwardParams& p, const T* grad_out, const T* weight, float* unit,
                       void* stream, unsigned* largest) {
   const DeformShape& s = p.shape;
+  const Division d = division_of(s);
   const long long points = s.kernel_h * s.kernel_w;
   const long long area = static_cast<long long>(s.out_height) * s.out_width;
   GGNET_LAUNCH(clear_largest_kernel, dim3(1), dim3(32), 0, stream, largest, p.mask && !p.sigmoid);
@@ -71,11 +72,11 @@ void fixed_point_unit(const DeformForwardParams& p, const T* grad_out, const T* 
                    dim3(kThreads), 0, stream, values, count, result);
   };
   scan(grad_out, s.batch * area * s.outputs, largest);
-  scan(weight, static_cast<long long>(s.outputs) * s.channels * points, largest + 1);
+  scan(weight, static_cast<long long>(s.outputs) * d.group * points, largest + 1);
   if (p.mask && !p.sigmoid)
-    scan(static_cast<const T*>(p.mask), s.batch * area * points, largest + 2);
+    scan(static_cast<const T*>(p.mask), s.batch * area * points * s.offset_groups, largest + 2);
   GGNET_LAUNCH(fixed_point_unit_kernel, dim3(1), dim3(1), 0, stream, largest,
-               static_cast<float>(area * points * s.outputs), unit);
+               static_cast<float>(area * points * d.outputs), unit);
 }
 
 template <class T>

@@ -2,15 +2,18 @@
 //
 // out[p, o] = act(bias[o] + sum_{k, c} weight[o, c, k] * m[p, k] * features(p's point k)[c])
 //
-// A block computes kPixels output pixels for kOutputs outputs. It places all points of its pixels
-// once (sigmoid, offset sum, corner and fractions, in shared memory), then walks the reduction in
-// steps of 64 bytes of channels: outer loop over channel slices, inner over points, so that the
-// block's features of one slice stay in L1 while all K points read them. In each step every thread
-// gathers 16 bytes of one sample with 128-bit loads, interpolates in float32 and stores the sample
-// into swizzled shared memory; weights arrive through cp.async, kStages deep; the tensor cores (or
-// FFMA for float32 without them) multiply. Columns never exist in global memory, and a sample is
-// gathered once for kOutputs outputs.
+// A block computes kPixels output pixels for kOutputs outputs of one weight group. For each section
+// of the group's channels (one, unless there are more offset groups than weight groups) it places
+// all points of its pixels (sigmoid, offset sum, corner and fractions, in shared memory), then
+// walks the reduction in steps of 64 bytes of channels: outer loop over channel slices, inner over
+// points, so that the block's features of one slice stay in L1 while all K points read them. In
+// each step every thread gathers 16 bytes of one sample with 128-bit loads, interpolates in float32
+// and stores the sample into swizzled shared memory; weights arrive through cp.async, kStages deep;
+// the tensor cores (or FFMA for float32 without them) multiply. Columns never exist in global
+// memory, and a sample is gathered once for kOutputs outputs.
 #pragma once
+
+#include <algorithm>
 
 #include "actpoint/actpoint.cuh"
 
@@ -160,8 +163,9 @@ __host__ __device__ inline int forward_shared_bytes(int points) {
 }
 
 // Blocks of a multiprocessor that registers must be left for: two where that spills none.
-template <Math kMath, int kOutputs, bool kAligned>
+template <Math kMath, int kOutputs, bool kAligned, bool kSections>
 constexpr int forward_blocks() {
+  if (kMath == Math::kTf32x3 && kOutputs == 128 && kSections) return 1;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
   if (kMath == Math::kTf32 && kOutputs == 256 && !kAligned) return 1;
   if (kMath == Math::kFloat && kOutputs == 128) return 1;
@@ -171,9 +175,12 @@ constexpr int forward_blocks() {
   return (kMath == Math::kFloat || kMath == Math::kTf32x3) && kOutputs == 256 ? 1 : 2;
 }
 
-template <class T, Math kMath, int kOutputs, bool kAligned>
-__global__ void __launch_bounds__(kThreads, (forward_blocks<kMath, kOutputs, kAligned>()))
-    forward_kernel(DeformForwardParams p) {
+// kSections: weight groups have more sections than one. Without them the loop is free of what the
+// next one takes.
+template <class T, Math kMath, int kOutputs, bool kAligned, bool kSections>
+__global__ void __launch_bounds__(kThreads,
+                                  (forward_blocks<kMath, kOutputs, kAligned, kSections>()))
+    forward_kernel(DeformForwardParams p, Division d) {
   GGNET_DYNAMIC_SHARED(shared);
   constexpr int kElements = 16 / sizeof(T);
   constexpr int kStageBytes = weight_stage_bytes<kOutputs>();
@@ -185,20 +192,18 @@ __global__ void __launch_bounds__(kThreads, (forward_blocks<kMath, kOutputs, kAl
   const int points = s.kernel_h * s.kernel_w;
   const int pixels = s.batch * s.out_height * s.out_width;
   const int first_pixel = blockIdx.x * kPixels, first_output = blockIdx.y * kOutputs;
-  const int padded_outputs = round_up(s.outputs, kOutputs);
-  const int padded_channels = round_up(s.channels, slice<T>());
-  const int steps = padded_channels / slice<T>() * points;
-
-  for (int i = threadIdx.x; i < points * kPixels; i += kThreads) {
-    const int pixel = first_pixel + i % kPixels, k = i / kPixels;
-    placements[i] = pixel < pixels ? place<T>(p, cell_in_bands(s, pixel), k) : Placement{};
-  }
+  const int padded_outputs = round_up(d.outputs, kOutputs);
+  const int section_steps = round_up(d.section, slice<T>()) / slice<T>() * points;
+  const int steps = kSections ? d.group_sections * section_steps : section_steps;
+  const int group = blockIdx.z;
 
   // Everything below walks by adding: a step has no time for divisions.
   const int my_row = threadIdx.x / kChunks, my_chunk = threadIdx.x % kChunks;
   const int my_slot = swizzled(my_row, my_chunk);  // and the same kPixels rows further down
-  const unsigned char* source = static_cast<const unsigned char*>(p.weight) +
-                                static_cast<long long>(first_output) * kRowBytes + threadIdx.x * 16;
+  const unsigned char* source =
+      static_cast<const unsigned char*>(p.weight) +
+      (static_cast<long long>(group) * steps * padded_outputs + first_output) * kRowBytes +
+      threadIdx.x * 16;
   int to_fetch = steps, fetch_stage = 0;
   auto next_stage = [](int stage) {
     return stage == (kStages - 1) * kStageBytes ? 0 : stage + kStageBytes;
@@ -216,33 +221,55 @@ __global__ void __launch_bounds__(kThreads, (forward_blocks<kMath, kOutputs, kAl
   };
 #pragma unroll
   for (int i = 0; i < kStages - 1; ++i) fetch_weights();
-  __syncthreads();  // placements
 
-  // Each thread gathers one chunk of one pixel's sample.
-  int next_point = 0, next_channel = my_chunk * kElements;
+  // Each thread gathers one chunk of one pixel's sample. Beyond its section is beyond all channels:
+  // that limit costs no register.
+  int next_point, next_channel, section = group * d.group;
+  auto within = [&](int c) { return kAligned && c >= section + d.section ? s.channels : c; };
+  auto begin_section = [&] {
+    const int first_point = section / d.offset_group * points;
+    for (int i = threadIdx.x; i < points * kPixels; i += kThreads) {
+      const int pixel = first_pixel + i % kPixels, k = i / kPixels;
+      placements[i] =
+          pixel < pixels ? place<T>(p, cell_in_bands(s, pixel), k, first_point + k) : Placement{};
+    }
+    next_point = 0;
+    next_channel = within(section + my_chunk * kElements);
+    __syncthreads();
+  };
   Placement at;
   Vec16 corners[4];
   auto gather = [&] {
     at = placements[next_point * kPixels + my_row];
-    load_corners<T, kAligned>(corners, static_cast<const T*>(p.features), at, s, next_channel);
+    load_corners<T, kAligned>(corners, static_cast<const T*>(p.features), at, s, next_channel,
+                              kAligned ? s.channels : section + d.section);
     if (++next_point == points) {
       next_point = 0;
-      next_channel += slice<T>();
+      next_channel = within(next_channel + slice<T>());
     }
   };
+  begin_section();
   gather();
 
   Product<T, kMath, kOutputs> product;
-  int stage = 0;
+  int stage = 0, section_end = section_steps;
   for (int step = 0; step < steps; ++step) {
     unsigned char* tile = samples + (step & 1) * kPixels * kRowBytes;
     store16(tile + my_slot, interpolate<T, kMath>(corners, at));
     cp_async_wait<kStages - 2>();
     // Orders: this step's samples and weights before the product; everybody's previous product
-    // before the buffers it read are written again below and in the next turn.
+    // before the buffers it read are written again below and in the next turn; everybody's last
+    // gather of a section before the next one's placements.
     __syncthreads();
     fetch_weights();
-    if (step + 1 < steps) gather();  // in flight during the product
+    if (step + 1 < steps) {
+      if (kSections && step + 1 == section_end) {
+        section += d.section;
+        section_end += section_steps;
+        begin_section();
+      }
+      gather();  // in flight during the product
+    }
     product.step(tile, weights + stage);
     stage = next_stage(stage);
   }
@@ -259,7 +286,7 @@ __global__ void __launch_bounds__(kThreads, (forward_blocks<kMath, kOutputs, kAl
   };
   product.each([&](int pixel, int output, float value) {
     const int o = first_output + output;
-    if (bias && o < s.outputs) value += to_float(bias[o]);
+    if (bias && o < d.outputs) value += to_float(bias[group * d.outputs + o]);
     if (p.relu) value = value > 0.0f ? value : (value == value ? 0.0f : value);  // NaN stays
     *reinterpret_cast<T*>(shared + slot(pixel, output)) = from_float<T>(value);
   });
@@ -267,23 +294,31 @@ __global__ void __launch_bounds__(kThreads, (forward_blocks<kMath, kOutputs, kAl
   T* out = static_cast<T*>(p.out);
   for (int i = threadIdx.x; i < kPixels * kRowChunks; i += kThreads) {
     const int pixel = i / kRowChunks, output = i % kRowChunks * kElements;
-    if (first_pixel + pixel >= pixels || first_output + output >= s.outputs) continue;
-    T* target = out + row_of(s, first_pixel + pixel) * s.outputs + first_output + output;
+    if (first_pixel + pixel >= pixels || first_output + output >= d.outputs) continue;
+    T* target = out + row_of(s, first_pixel + pixel) * s.outputs + group * d.outputs +
+                first_output + output;
     Pack<T> row;
     row.bits = load16(shared + slot(pixel, output));
-    if (s.outputs % kElements == 0) {
+    if (d.outputs % kElements == 0) {
       store16(target, row.bits);
     } else {
 #pragma unroll
       for (int e = 0; e < kElements; ++e)
-        if (first_output + output + e < s.outputs) target[e] = row.element[e];
+        if (first_output + output + e < d.outputs) target[e] = row.element[e];
     }
   }
 }
 
+// Of a block at most: registers do not hold 256 outputs of float32 and what sections take.
+template <class T>
+constexpr int forward_outputs(bool sections) {
+  return sections && sizeof(T) == 4 ? 128 : 256;
+}
 template <class T>
 int forward_tile(const DeformShape& s) {
-  return outputs_tile(s.outputs, [&](int tile) {
+  const Division d = division_of(s);
+  const int outputs = std::min(d.outputs, forward_outputs<T>(d.group_sections > 1));
+  return outputs_tile(outputs, [&](int tile) {
     return with_tile(tile,
                      [&](auto n) { return forward_shared_bytes<T, n()>(s.kernel_h * s.kernel_w); });
   });
@@ -294,18 +329,26 @@ void launch_forward(const DeformForwardParams& p, void* stream) {
   const DeformShape& s = p.shape;
   const int pixels = s.batch * s.out_height * s.out_width;
   if (pixels == 0 || s.outputs == 0) return;
-  const dim3 grid((pixels + kPixels - 1) / kPixels, (s.outputs + kOutputs - 1) / kOutputs);
+  const Division d = division_of(s);
+  const dim3 grid((pixels + kPixels - 1) / kPixels, (d.outputs + kOutputs - 1) / kOutputs,
+                  s.groups);
   const int bytes = forward_shared_bytes<T, kOutputs>(s.kernel_h * s.kernel_w);
-  const bool aligned = s.channels % (16 / sizeof(T)) == 0 && aligned16(p.features);
-  if (aligned)
-    GGNET_LAUNCH((forward_kernel<T, kMath, kOutputs, true>), grid, dim3(kThreads), bytes, stream,
-                 p);
+  auto launch = [&](auto aligned, auto sections) {
+    GGNET_LAUNCH((forward_kernel<T, kMath, kOutputs, aligned(), sections()>), grid, dim3(kThreads),
+                 bytes, stream, p, d);
+  };
+  auto with_alignment = [&](auto aligned) {
+    if constexpr (kOutputs <= forward_outputs<T>(true))
+      if (d.group_sections > 1) return launch(aligned, std::true_type{});
+    launch(aligned, std::false_type{});
+  };
+  if (features_aligned<T>(p, d))
+    with_alignment(std::true_type{});
   else
-    GGNET_LAUNCH((forward_kernel<T, kMath, kOutputs, false>), grid, dim3(kThreads), bytes, stream,
-                 p);
+    with_alignment(std::false_type{});
 }
 
-// The weight is packed for forward_tile.
+// The weight is packed for forward_tile and Walk::kPointsOfSlice.
 template <class T, Math kMath>
 void forward(const DeformForwardParams& p, void* stream) {
   with_tile(forward_tile<T>(p.shape), [&](auto n) { launch_forward<T, kMath, n()>(p, stream); });

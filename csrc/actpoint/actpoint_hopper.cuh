@@ -94,7 +94,8 @@ void pack(const DeformShape& s, const void* weight, void* packed, void* stream) 
 
 // What the kernels can do; others do the rest. Rows are read in chunks of eight elements.
 inline bool can(const DeformShape& s, const void* features) {
-  return s.channels % 8 == 0 && s.outputs % 8 == 0 && s.channels >= kPanel && aligned16(features);
+  return s.groups == 1 && s.offset_groups == 1 && s.channels % 8 == 0 && s.outputs % 8 == 0 &&
+         s.channels >= kPanel && aligned16(features);
 }
 
 // The stages of a pipeline in turn.

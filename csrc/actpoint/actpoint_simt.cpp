@@ -1,6 +1,6 @@
 // The deformable aggregation's device kernels in the emulator's module: NumPy arrays in and out.
 // Features and outputs are [B, H, W, C]; points, offsets and masks [B, channels, h, w]; weight
-// [O, C, K]. bfloat16 arrays are passed as uint16.
+// [O, C / groups, K]. bfloat16 arrays are passed as uint16.
 #include "actpoint/actpoint_backward_kernels.cuh"
 #include "actpoint/actpoint_fixed_point_kernels.cuh"
 #include "actpoint/actpoint_forward_kernels.cuh"
@@ -62,30 +62,18 @@ struct Problem {
 Problem problem(const py::dict& d) {
   auto get = [&](const char* key) { return py::cast<int>(d[key]); };
   Problem p;
-  p.shape = {get("batch"),
-             get("channels"),
-             get("height"),
-             get("width"),
-             get("outputs"),
-             get("out_height"),
-             get("out_width"),
-             get("kernel_h"),
-             get("kernel_w"),
-             get("stride_h"),
-             get("stride_w"),
-             get("pad_h"),
-             get("pad_w"),
-             get("dilation_h"),
-             get("dilation_w"),
-             1,
-             1};
+  p.shape = {get("batch"),        get("channels"),   get("height"),     get("width"),
+             get("outputs"),      get("out_height"), get("out_width"),  get("kernel_h"),
+             get("kernel_w"),     get("stride_h"),   get("stride_w"),   get("pad_h"),
+             get("pad_w"),        get("dilation_h"), get("dilation_w"), get("groups"),
+             get("offset_groups")};
   const DeformShape& s = p.shape;
   const long long points = s.kernel_h * s.kernel_w;
   const long long pixels = static_cast<long long>(s.batch) * s.out_height * s.out_width;
   p.features = static_cast<long long>(s.batch) * s.height * s.width * s.channels;
-  p.points = pixels * 2 * points;
-  p.mask = pixels * points;
-  p.weight = static_cast<long long>(s.outputs) * s.channels * points;
+  p.mask = pixels * points * s.offset_groups;
+  p.points = 2 * p.mask;
+  p.weight = static_cast<long long>(s.outputs) * (s.channels / s.groups) * points;
   p.out = pixels * s.outputs;
   return p;
 }
@@ -94,7 +82,7 @@ Problem problem(const py::dict& d) {
 DeformForwardParams common(const Problem& p, const py::object& features, const py::object& offset,
                            const py::object& base, const py::object& mask, bool sigmoid) {
   const DeformShape& s = p.shape;
-  const int points = s.kernel_h * s.kernel_w;
+  const int points = s.offset_groups * s.kernel_h * s.kernel_w;
   DeformForwardParams f{};
   f.shape = s;
   f.features = simt::data(features, p.features, "features");
@@ -138,8 +126,8 @@ void actpoint_forward(const std::string& math, const py::dict& shape, const py::
     using T = decltype(tag);
     const int tile = forward_tile<T>(f.shape);
     Aligned<T> packed(packed_weight_size<T>(f.shape, tile));
-    pack_weight<T, m()>(f.shape, tile, simt::data(weight, p.weight, "weight"), packed.memory,
-                        nullptr);
+    pack_weight<T, m()>(f.shape, tile, Walk::kPointsOfSlice, simt::data(weight, p.weight, "weight"),
+                        packed.memory, nullptr);
     f.weight = packed.memory;
     forward<T, m()>(f, nullptr);
   });
@@ -187,7 +175,7 @@ void actpoint_backward(const std::string& math, const py::dict& shape, const py:
     if (!done) {
       const int tile = backward_tile<T>(b.shape);
       Aligned<T> packed(packed_weight_size<T>(b.shape, tile));
-      pack_weight<T, m()>(b.shape, tile, w, packed.memory, nullptr);
+      pack_weight<T, m()>(b.shape, tile, Walk::kSlicesOfPoint, w, packed.memory, nullptr);
       b.weight = packed.memory;
       backward<T, m()>(b, nullptr);
     }

@@ -1,8 +1,8 @@
 // The weight gradient on the device.
 //
 // grad_weight[o, c, k] = sum_p grad_out[p, o] columns[p, k, c]: a block owns one point and a slice
-// of channels for all outputs, so every sample is gathered once; pixels are split over a fixed
-// number of blocks whose partial sums a second kernel adds in a fixed order.
+// of channels for all outputs of their group, so every sample is gathered once; pixels are split
+// over a fixed number of blocks whose partial sums a second kernel adds in a fixed order.
 #pragma once
 
 #include "actpoint/actpoint.cuh"
@@ -185,7 +185,7 @@ constexpr int weight_grad_blocks() {
 // Grid: (points * channel tiles, output tiles, splits).
 template <class T, Math kMath, int kOutputs, bool kAligned>
 __global__ void __launch_bounds__(kThreads, (weight_grad_blocks<kMath, kOutputs>()))
-    weight_grad_kernel(DeformWeightGradParams p) {
+    weight_grad_kernel(DeformWeightGradParams p, Division d) {
   GGNET_DYNAMIC_SHARED(shared);
   constexpr int kElements = 16 / sizeof(T);
   constexpr int kChannels = kWideRow / static_cast<int>(sizeof(T));
@@ -196,22 +196,35 @@ __global__ void __launch_bounds__(kThreads, (weight_grad_blocks<kMath, kOutputs>
   Placement* placements = reinterpret_cast<Placement*>(columns + 2 * kTilePixels * kWideRow);
 
   const DeformShape& s = p.shape;
-  const int points = s.kernel_h * s.kernel_w, k = blockIdx.x % points;
-  const int first_channel = blockIdx.x / points * kChannels, first_output = blockIdx.y * kOutputs;
+  const int points = s.kernel_h * s.kernel_w;
+  struct Block {
+    int k, section, first_channel, group;  // section: its first channel
+  };
+  auto block = [&](int number) -> Block {
+    const int tiles_of_section = (d.section + kChannels - 1) / kChannels;
+    const int tile = number / points, section = tile / tiles_of_section * d.section;
+    return {number % points, section, section + tile % tiles_of_section * kChannels,
+            section / d.group};
+  };
+  const auto [k, section, first_channel, group] = block(blockIdx.x);
+  const int point = section / d.offset_group * points + k;
   const int area = s.out_height * s.out_width, pixels = s.batch * area;
   const int tiles = (pixels + kTilePixels - 1) / kTilePixels;
   const int per_split = (tiles + p.splits - 1) / p.splits;
   const int begin = blockIdx.z * per_split;
   const int end = begin + per_split < tiles ? begin + per_split : tiles;
 
-  // The tiles of a group, `done` after the block's first; the group before stays.
-  auto place_group = [&](int done) {
+  // Of kPlacedTiles tiles, `done` after the block's first; those before stay.
+  auto place_tiles = [&](int done) {
     const int pixel = (begin + done) * kTilePixels + threadIdx.x, rest = pixel % area;
     placements[(done / kPlacedTiles & 1) * kThreads + threadIdx.x] =
-        pixel < pixels ? place<T>(p, Cell{pixel / area, rest / s.out_width, rest % s.out_width}, k)
-                       : Placement{};
+        pixel < pixels
+            ? place<T>(p, Cell{pixel / area, rest / s.out_width, rest % s.out_width}, k, point)
+            : Placement{};
   };
-  const int my_output = first_output + threadIdx.x % kRowChunks * kElements;
+  // Beyond the group's outputs is beyond all.
+  int my_output = blockIdx.y * kOutputs + threadIdx.x % kRowChunks * kElements;
+  my_output = my_output < d.outputs ? group * d.outputs + my_output : s.outputs;
   auto fetch_gradient = [&](int tile) {
     if (tile < end) {
       unsigned char* stage = gradients + ((tile - begin) & 1) * kTilePixels * kGradientRow;
@@ -227,8 +240,9 @@ __global__ void __launch_bounds__(kThreads, (weight_grad_blocks<kMath, kOutputs>
           Pack<T> pack;
 #pragma unroll
           for (int e = 0; e < kElements; ++e)
-            pack.element[e] =
-                pixel < pixels && my_output + e < s.outputs ? from[e] : from_float<T>(0.0f);
+            pack.element[e] = pixel < pixels && my_output + e < (group + 1) * d.outputs
+                                  ? from[e]
+                                  : from_float<T>(0.0f);
           store16(to, pack.bits);
         }
       }
@@ -236,18 +250,20 @@ __global__ void __launch_bounds__(kThreads, (weight_grad_blocks<kMath, kOutputs>
     cp_async_commit();
   };
   const int my_pixel = threadIdx.x / (kWideRow / 16), my_chunk = threadIdx.x % (kWideRow / 16);
+  int my_channel = first_channel + my_chunk * kElements;
+  if (my_channel >= section + d.section) my_channel = s.channels;
   Placement at;
   Vec16 corners[4];
   auto gather = [&](int done) {
     at = placements[done % (2 * kPlacedTiles) * kTilePixels + my_pixel];
-    load_corners<T, kAligned>(corners, static_cast<const T*>(p.features), at, s,
-                              first_channel + my_chunk * kElements);
+    load_corners<T, kAligned>(corners, static_cast<const T*>(p.features), at, s, my_channel,
+                              kAligned ? s.channels : section + d.section);
   };
 
   WeightProduct<T, kMath, kOutputs> product;
   if (begin < end) {
     fetch_gradient(begin);
-    place_group(0);
+    place_tiles(0);
     __syncthreads();
     gather(0);
   }
@@ -256,23 +272,26 @@ __global__ void __launch_bounds__(kThreads, (weight_grad_blocks<kMath, kOutputs>
     unsigned char* column = columns + (done & 1) * kTilePixels * kWideRow;
     store16(column + swizzled_wide(my_pixel, my_chunk, kWideRow),
             interpolate<T, kMath>(corners, at));
-    if (done % kPlacedTiles == 0) place_group(done + kPlacedTiles);
+    if (done % kPlacedTiles == 0) place_tiles(done + kPlacedTiles);
     cp_async_wait<0>();
     __syncthreads();
     fetch_gradient(tile + 1);
     if (tile + 1 < end) gather(done + 1);
     product.step(gradients + (done & 1) * kTilePixels * kGradientRow, column);
   }
+  const Block done = block(block_x_anew());  // not kept in registers during the loop
   float* partial =
-      p.weight_sums + (static_cast<long long>(blockIdx.z) * points + k) * s.outputs * s.channels;
+      p.weight_sums + ((static_cast<long long>(blockIdx.z) * points + done.k) * s.outputs +
+                       done.group * d.outputs) *
+                          d.group;
   product.each([&](int output, int channel, float value) {
-    const int o = first_output + output, c = first_channel + channel;
-    if (o < s.outputs && c < s.channels)
-      partial[static_cast<long long>(o) * s.channels + c] = value;
+    const int o = blockIdx.y * kOutputs + output, c = done.first_channel + channel;
+    if (o < d.outputs && c < done.section + d.section)
+      partial[static_cast<long long>(o) * d.group + (c - done.group * d.group)] = value;
   });
 }
 
-// grad_weight [O, C, K] = sum over splits of partial [splits, K, O, C], in order.
+// grad_weight [O, C / groups, K] = sum over splits of partial [splits, K, O, C / groups], in order.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     reduce_weight_kernel(const float* partial, T* grad_weight, int splits, int points, int matrix) {
@@ -284,28 +303,31 @@ __global__ void __launch_bounds__(kThreads)
   grad_weight[static_cast<long long>(i % matrix) * points + i / matrix] = from_float<T>(sum);
 }
 
+inline int weight_grad_channel_tiles(const Division& d, int channels, int element_bytes) {
+  return channels / d.section * ((d.section * element_bytes + kWideRow - 1) / kWideRow);
+}
+
 template <class T, Math kMath, int kOutputs>
 void launch_weight_grad(const DeformWeightGradParams& p, void* stream) {
   const DeformShape& s = p.shape;
-  constexpr int kChannels = kWideRow / static_cast<int>(sizeof(T));
-  const dim3 grid(s.kernel_h * s.kernel_w * ((s.channels + kChannels - 1) / kChannels),
-                  (s.outputs + kOutputs - 1) / kOutputs, p.splits);
+  const Division d = division_of(s);
+  const dim3 grid(s.kernel_h * s.kernel_w * weight_grad_channel_tiles(d, s.channels, sizeof(T)),
+                  (d.outputs + kOutputs - 1) / kOutputs, p.splits);
   constexpr int bytes = weight_grad_shared_bytes<T, kOutputs>();
   constexpr int kElements = 16 / sizeof(T);
-  if (s.channels % kElements == 0 && s.outputs % kElements == 0 && aligned16(p.features) &&
-      aligned16(p.grad_out))
+  if (features_aligned<T>(p, d) && d.outputs % kElements == 0 && aligned16(p.grad_out))
     GGNET_LAUNCH((weight_grad_kernel<T, kMath, kOutputs, true>), grid, dim3(kThreads), bytes,
-                 stream, p);
+                 stream, p, d);
   else
     GGNET_LAUNCH((weight_grad_kernel<T, kMath, kOutputs, false>), grid, dim3(kThreads), bytes,
-                 stream, p);
+                 stream, p, d);
 }
 
 // Blocks that share the pixels: enough to fill a large device, the same on every device.
 inline int weight_grad_splits(const DeformShape& s, int element_bytes) {
   constexpr long long kBlocks = 1024;  // four rounds of two on each of 132 multiprocessors
   const long long blocks = static_cast<long long>(s.kernel_h) * s.kernel_w *
-                           ((s.channels * element_bytes + kWideRow - 1) / kWideRow);
+                           weight_grad_channel_tiles(division_of(s), s.channels, element_bytes);
   const long long tiles =
       (static_cast<long long>(s.batch) * s.out_height * s.out_width + kTilePixels - 1) /
       kTilePixels;
@@ -315,7 +337,7 @@ inline int weight_grad_splits(const DeformShape& s, int element_bytes) {
 
 template <class T, Math kMath>
 void weight_grad(const DeformWeightGradParams& p, void* stream) {
-  const int tile = outputs_tile(p.shape.outputs, [](int tile) {
+  const int tile = outputs_tile(division_of(p.shape).outputs, [](int tile) {
     return with_tile(tile, [](auto n) { return weight_grad_shared_bytes<T, n()>(); });
   });
   with_tile(tile, [&](auto n) { launch_weight_grad<T, kMath, n()>(p, stream); });
@@ -325,7 +347,7 @@ void weight_grad(const DeformWeightGradParams& p, void* stream) {
 template <class T>
 void reduce_weight(const DeformWeightGradParams& p, T* out, void* stream) {
   const DeformShape& s = p.shape;
-  const int points = s.kernel_h * s.kernel_w, matrix = s.outputs * s.channels;
+  const int points = s.kernel_h * s.kernel_w, matrix = s.outputs * (s.channels / s.groups);
   if (points * matrix == 0) return;
   GGNET_LAUNCH((reduce_weight_kernel<T>), dim3((points * matrix + kThreads - 1) / kThreads),
                dim3(kThreads), 0, stream, p.weight_sums, out, p.splits, points, matrix);

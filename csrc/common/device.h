@@ -64,6 +64,18 @@ __host__ __device__ inline bool aligned16(const void* address) {
   return reinterpret_cast<uintptr_t>(address) % 16 == 0;
 }
 
+// blockIdx.x, of which the compiler knows nothing: what follows from it is computed again and need
+// not be kept.
+__device__ __forceinline__ int block_x_anew() {
+#if defined(__CUDA_ARCH__)
+  int x;
+  asm volatile("mov.u32 %0, %ctaid.x;" : "=r"(x));
+  return x;
+#else
+  return blockIdx.x;
+#endif
+}
+
 // 128-bit accesses; the address must be a multiple of 16.
 __device__ __forceinline__ Vec16 load16(const void* address) {
 #if defined(__CUDACC__)

@@ -22,7 +22,8 @@ HEADER = (
 
 
 def _deformable(parameters: str) -> tuple[str, ...]:
-    return tuple(f"{k}_kernel<{parameters}>" for k in ("forward", "backward", "weight_grad"))
+    others = (f"{k}_kernel<{parameters}>" for k in ("backward", "weight_grad"))
+    return f"forward_kernel<{parameters}, false>", *others  # by one section of channels
 
 
 # What CUDA launches for each case of Triton's budget; and on Hopper, by kernels of its own.

@@ -10,7 +10,8 @@ from ggnet import reference
 
 MATHS = list(MATRIX)
 
-# batch, channels, height, width, outputs, kernel, (stride, pad, dilation), spread of the offsets
+# batch, channels, height, width, outputs, kernel, (stride, pad, dilation), spread of the offsets,
+# and weight groups and offset groups, unless both are one
 CASES = {
     "aligned": (1, 64, 8, 16, 256, SIDE, (1, SIDE // 2, 1), 2.0),
     "odd": (3, 17, 7, 5, 33, 3, (1, 1, 1), 3.0),
@@ -19,7 +20,16 @@ CASES = {
     "strided": (2, 24, 9, 11, 16, 3, (2, 2, 3), 1.0),
     "more than 256 outputs": (1, 12, 5, 6, 300, 3, (1, 1, 1), 1.0),
     "one channel": (1, 1, 3, 3, 1, 3, (1, 1, 1), 1.0),
+    "groups": (2, 24, 5, 7, 12, 3, (1, 1, 1), 2.0, 4, 1),
+    "offset groups": (1, 64, 6, 9, 140, 3, (1, 1, 1), 3.0, 1, 4),
+    "groups of two slices": (1, 128, 5, 7, 160, 3, (2, 1, 1), 2.0, 2, 1),
+    "offset groups in groups": (1, 96, 7, 5, 16, 3, (1, 2, 2), 2.0, 2, 6),
+    "groups in offset groups": (2, 48, 5, 5, 48, 3, (1, 1, 1), 2.0, 6, 2),
+    "crossing groups": (1, 60, 5, 6, 20, 3, (1, 1, 1), 2.0, 4, 6),
+    "depthwise": (1, 12, 5, 6, 24, 3, (1, 1, 1), 2.0, 12, 12),
+    "groups of more than 256 outputs": (1, 6, 3, 4, 600, 3, (1, 1, 1), 1.0, 2, 1),
 }
+GROUPED = [case for case, sizes in CASES.items() if len(sizes) > 8]
 RUNS = [*ORDERS, *([] if INSTRUMENTED else [{"async_early": True}])]
 
 
@@ -31,26 +41,29 @@ def dtype_of(math):
 class Problem:
     """A random problem in the type of `math`, and the exact result and gradients for it."""
 
-    def __init__(self, case, math, seed, base=True, relu=False):
+    def __init__(self, case, math, seed, base=True, relu=False, mask="logits"):
         generator = torch.Generator().manual_seed(seed)
-        b, c, h, w, o, k, (stride, pad, dilation), spread = CASES[case]
+        b, c, h, w, o, k, (stride, pad, dilation), spread, *groups = CASES[case]
+        groups, offset_groups = groups or (1, 1)
         out = [(n + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for n in (h, w)]
-        self.math, self.relu = math, relu
+        self.math, self.relu, self.mask = math, relu, mask
 
         def random(*shape, scale=1.0):
             values = torch.randn(*shape, generator=generator) * scale
             return from_array(to_array(values, dtype_of(math)), dtype_of(math))
 
         self.features = random(b, c, h, w)
-        self.offset = random(b, 2 * k * k, *out, scale=spread)
-        self.base = random(b, 2 * k * k, *out) if base else None
-        self.logits = random(b, k * k, *out)
-        self.weight = random(o, c, k, k, scale=(c * k * k) ** -0.5)
+        points = offset_groups * k * k
+        self.offset = random(b, 2 * points, *out, scale=spread)
+        self.base = random(b, 2 * points, *out) if base else None
+        self.logits = random(b, points, *out)
+        self.weight = random(o, c // groups, k, k, scale=(c // groups * k * k) ** -0.5)
         self.bias = random(o)
         self.grad_out = random(b, o, *out)
         names = ("height", "width")
         self.shape = {
             "batch": b, "channels": c, "outputs": o, "kernel_h": k, "kernel_w": k,
+            "groups": groups, "offset_groups": offset_groups,
             **dict(zip(names, (h, w), strict=True)),
             **{f"out_{n}": v for n, v in zip(names, out, strict=True)},
             **{f"{n}_{s}": v for n, v in
@@ -63,9 +76,8 @@ class Problem:
         leaves = [t.clone().requires_grad_() for t in leaves]
         features, offset, logits, weight, bias = leaves
         total = offset if self.base is None else offset + self.base
-        out = reference.deform_conv2d(
-            features, total, weight, bias, mask=logits.sigmoid(), **self.geometry
-        )
+        mask = {"logits": logits.sigmoid(), "factors": logits, "none": None}[self.mask]
+        out = reference.deform_conv2d(features, total, weight, bias, mask=mask, **self.geometry)
         if self.relu:
             out = out.relu()
         out.backward(self.grad_out)
@@ -86,8 +98,8 @@ class Problem:
             "features": to_array(pixel_major, dtype_of(self.math)),
             "offset": to_array(self.offset, dtype_of(self.math)),
             "base_offset": None if self.base is None else to_array(self.base, dtype_of(self.math)),
-            "mask": to_array(self.logits, dtype_of(self.math)),
-            "sigmoid": True,
+            "mask": None if self.mask == "none" else to_array(self.logits, dtype_of(self.math)),
+            "sigmoid": self.mask == "logits",
         }
 
     def empty(self, tensor):
@@ -154,6 +166,71 @@ def test_backward_equals_reference(simt, case, math, deterministic):
     if deterministic:
         for got in results:
             assert all(np.array_equal(a, b) for a, b in zip(got, results[0], strict=True))
+
+
+@pytest.mark.parametrize("mask", ["factors", "none"])
+@pytest.mark.parametrize("math", ["bfloat16", "tf32x3"])
+@pytest.mark.parametrize("case", ["odd", "crossing groups"])
+def test_points_without_a_sigmoid(simt, case, math, mask):
+    problem = Problem(case, math, seed=10, mask=mask)
+    out, (features, offset, logits, weight, _) = problem.exact()
+    dtype = dtype_of(math)
+    got = problem.empty(out.permute(0, 2, 3, 1))
+    simt.actpoint_forward(
+        **problem.inputs(), weight=to_array(problem.weight, dtype),
+        bias=to_array(problem.bias, dtype), out=got, relu=False,
+    )  # fmt: skip
+    assert worst(from_array(got, dtype).permute(0, 3, 1, 2), out) < MATRIX[math]
+    grad_out = to_array(problem.grad_out.permute(0, 2, 3, 1), dtype)
+    for deterministic in (False, True):
+        grads = [problem.empty(t) for t in (features.permute(0, 2, 3, 1), problem.offset)]
+        grad_mask = None if mask == "none" else problem.empty(problem.logits)
+        simt.actpoint_backward(
+            **problem.inputs(), grad_out=grad_out, weight=to_array(problem.weight, dtype),
+            grad_features=grads[0], grad_offset=grads[1], grad_mask=grad_mask,
+            deterministic=deterministic,
+        )  # fmt: skip
+        got = from_array(grads[0], dtype).permute(0, 3, 1, 2)
+        assert worst(got, features) < 2 * MATRIX[math]
+        assert worst(from_array(grads[1], dtype), offset) < 2 * MATRIX[math]
+        if mask != "none":
+            assert worst(from_array(grad_mask, dtype), logits) < 2 * MATRIX[math]
+    got = [problem.empty(weight), problem.empty(problem.bias)]
+    simt.actpoint_weight_grad(
+        **problem.inputs(), grad_out=grad_out, grad_weight=got[0], grad_bias=got[1]
+    )
+    assert worst(from_array(got[0], dtype), weight) < 2 * MATRIX[math]
+
+
+@pytest.mark.parametrize("case", GROUPED)
+def test_infinity_and_nan_stay_in_their_groups(simt, case):
+    """What one group holds changes no other's results, though a tile has room for several."""
+    changed = {
+        "features": ("out", "offset", "logits", "weight"),
+        "weight": ("out", "features"),
+        "grad_out": ("weight", "features"),
+    }
+    for place, names in changed.items():
+        problem = Problem(case, "float32", seed=8, base=False)
+        for i, value in enumerate((float("inf"), float("nan"))):
+            getattr(problem, place).view(-1)[4 + i] = value
+        exact = problem.exact_by_name()
+        got = results(simt, problem, "float32")
+        for name in names:
+            finite = exact[name].isfinite()
+            assert not finite.all(), (place, name)
+            assert worst(got[name][finite], exact[name][finite]) < MATRIX["float32"], (place, name)
+
+
+@pytest.mark.parametrize("case", ["groups of two slices", "offset groups"])
+def test_hopper_kernels_have_one_group(simt, case):
+    problem = Problem(case, "bfloat16", seed=0)
+    out = problem.empty(problem.exact()[0].permute(0, 2, 3, 1))
+    weight, bias = (to_array(t, "bfloat16") for t in (problem.weight, problem.bias))
+    with pytest.raises(ValueError, match="cannot do this"):
+        simt.actpoint_forward(
+            **problem.inputs(), weight=weight, bias=bias, out=out, relu=False, hopper=True
+        )
 
 
 @pytest.mark.parametrize("splits", [1, 2])
