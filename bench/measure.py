@@ -6,6 +6,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -93,19 +94,60 @@ def kernels(call: Callable, leaves: list[Tensor], mode: str) -> Callable[[], flo
     """One measurement of the device's work alone, in seconds: the replay of a CUDA graph.
 
     Raises:
-        RuntimeError: the call cannot be captured.
+        RuntimeError: the call cannot be captured, or launches something outside of the graph.
     """
     # No autograd graph may live on: its leaves would accumulate on another stream than captured.
-    seed = torch.ones_like(call())
+    expected = _first(call()).detach()
+    seed = torch.ones_like(expected)
 
-    def work() -> None:
+    def forward() -> Tensor:
+        return _first(call()).detach()
+
+    def work() -> Tensor:
         for leaf in leaves:
             leaf.grad = None
         result = call()
-        if mode != "forward":
-            with reproducible(mode == "deterministic"):
-                result.backward(seed)
+        with reproducible(mode == "deterministic"):
+            result.backward(seed)
+        return result.detach()
 
+    graph, result = _captured(forward)
+    graph.replay()
+    # Some launch on the default stream, whatever stream is current, and only print that it failed.
+    scale = expected.abs().max().item()
+    if not torch.allclose(result.double(), expected.double(), rtol=0.0, atol=0.05 * scale):
+        raise RuntimeError("it computes something else there")
+    if mode != "forward":
+        graph, result = _captured(work)
+        graph.replay()
+    return Replay(graph, (call, seed))
+
+
+@dataclass
+class Replay:
+    """One replay of a graph, in seconds.
+
+    `reads` is what the graph finds outside of it; it must live as long, as the next capture gives
+    free memory back to the device.
+    """
+
+    graph: torch.cuda.CUDAGraph
+    reads: tuple
+
+    def __call__(self) -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        self.graph.replay()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3
+
+
+def _first(result: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return result if isinstance(result, Tensor) else result[0]
+
+
+def _captured(work: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -113,18 +155,8 @@ def kernels(call: Callable, leaves: list[Tensor], mode: str) -> Callable[[], flo
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        work()
-    graph.replay()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-
-    def measured() -> float:
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 1e3
-
-    return measured
+        result = work()
+    return graph, result
 
 
 def with_threads(run: Callable[[], float], count: int) -> Callable[[], float]:
