@@ -2,6 +2,7 @@
 
     python -m bench model                                  GGNet on DLA-34, 512 x 512, batch 1
     python -m bench model --preset goals --out FILE        what the package promises, on the device
+    python -m bench model --publish FILE...                its tables in docs/
     python -m bench model --network ppdm --backbone tiny --size 128 --mode train --dtype bfloat16
 
 eager: the same modules and weights with torchvision's deform_conv2d in place of this package's
@@ -36,7 +37,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench import measure, networks
+from bench import measure, network_tables, networks
 from bench.__main__ import DTYPES, machine
 from bench.cases import Missing
 from ggnet import ops
@@ -118,6 +119,9 @@ def main(arguments: list[str]) -> int:
     if options.report:
         report(json.loads(options.report.read_text()), console)
         return 0
+    if options.publish:
+        network_tables.publish([json.loads(path.read_text()) for path in options.publish])
+        return 0
     if options.memory_of:
         print(memory_in_this_process(options.cases[0], options.memory_of))
         return 0
@@ -165,6 +169,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--out", type=Path, default=Path("bench/results/model.json"))
     parser.add_argument("--report", type=Path, help="print this results file and stop")
+    parser.add_argument("--publish", nargs="+", type=Path, help="tables into docs/, and stop")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # one measurement, in a child
     parser.set_defaults(cpu_time=False)
     options = parser.parse_args(arguments)

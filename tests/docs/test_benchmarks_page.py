@@ -14,6 +14,7 @@ SMALL = {
     "ggnet": "--repeats 1 --budget 0.1 --no-memory",
     "python -m bench --threads 1 --cpu-time --append --out bench/results/cpu.json": ONE_CASE,
     "python -m bench --publish bench/results/cpu.json bench/results/h100.json": "",
+    "python -m bench model --publish bench/results/h100-networks.json": "",
     "ggnet env": "",
 }
 MAKE = {"make bench": "BENCH_ARGS='-k topk_peaks-forward-ggnet'"}
