@@ -5,6 +5,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # The version that torch 2.14 brings; beside `.venv`, which needs no Triton.
 TRITON ?= 3.8.0
+# timm and the torchvision of TORCH's release, beside `.venv`, which needs neither.
+TIMM ?= timm==1.0.31 torchvision==0.28.0
 PYTEST_ARGS ?=
 FUZZ ?= 10000
 BENCH_ARGS ?=
@@ -21,9 +23,10 @@ BIN := $(VENV)/bin
 CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' 'csrc/*.cu')
 TRITON_SITE := build/triton/$(TRITON)
 WITH_TRITON := PYTHONPATH=$(CURDIR)/$(TRITON_SITE) TRITON_CACHE_DIR=$(CURDIR)/build/triton/cache
+TIMM_SITE := build/timm
 BUILD_INPUTS := pyproject.toml setup.py build_backend.py ggnet/_build.py $(shell find csrc kernels -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow test-simt test-asan test-viewer fuzz test-triton triton-budget simt-budget test-cuda-build mutants gpu-check wheel bench bench-eval lint format clean
+.PHONY: help setup demo test test-slow test-simt test-asan test-viewer test-timm fuzz test-triton triton-budget simt-budget test-cuda-build mutants gpu-check wheel bench bench-eval lint format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -62,6 +65,13 @@ test-asan: setup  ## the CPU kernels with the address and undefined-behavior san
 
 test-viewer: setup  ## the HTML page in headless Chromium, which apt-get installs where it is missing
 	PYTHON=$(BIN)/python tests/report/browser.sh $(PYTEST_ARGS)
+
+$(TIMM_SITE)/.ready: $(VENV)/.torch Makefile
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TIMM_SITE) $(TIMM)
+	@touch $@
+
+test-timm: setup $(TIMM_SITE)/.ready  ## timm's networks as backbones
+	PYTHONPATH=$(CURDIR)/$(TIMM_SITE) $(BIN)/python -m pytest -q -n 2 tests/models/test_timm_backbone.py $(PYTEST_ARGS)
 
 fuzz: setup  ## FUZZ broken files of each format (10,000; hours), from the seed FUZZ_SEED
 	FUZZ=$(FUZZ) $(BIN)/python -m pytest -n 2 tests/fuzz $(PYTEST_ARGS)

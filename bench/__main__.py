@@ -7,6 +7,7 @@
     python -m bench loader                             training images (--help: its own)
     python -m bench shared                             training beside busy processes
     python -m bench dropin                             networks on torchvision's operator, replaced
+    python -m bench backbones                          timm's networks beside the package's own
 
 Peers that are not installed are skipped, with the reason. On a CPU, ggnet is measured with one
 thread as well. Results go to a JSON file with the machine's description; `--report FILE` prints one
@@ -51,6 +52,10 @@ def main() -> int:
         from bench import dropin
 
         return dropin.main(sys.argv[2:])
+    if sys.argv[1:2] == ["backbones"]:
+        from bench import backbones
+
+        return backbones.main(sys.argv[2:])
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

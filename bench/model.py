@@ -150,7 +150,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--preset", choices=["goals"], help="in place of the options down to --size"
     )
     parser.add_argument("--network", nargs="+", choices=list(networks.NETWORKS), default=["ggnet"])
-    parser.add_argument("--backbone", nargs="+", choices=networks.BACKBONES, default=["dla34"])
+    parser.add_argument("--backbone", nargs="+", default=["dla34"], help="as model.backbone")
     parser.add_argument("--mode", nargs="+", choices=MODES, default=["inference", "train"])
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["float32"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1])

@@ -24,8 +24,7 @@ from ggnet.reference.decode_hoi import _boxes, _offsets
 from ggnet.triplets import Triplets
 
 NETWORKS = {"ggnet": {"gaze_steps": 2}, "ppdm": {"aggregation": "interaction", "apm": False}}
-BACKBONES = ("hourglass104", "dla34", "tiny")
-DENSE = (nn.Conv2d, nn.ConvTranspose2d)
+DENSE = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 DEFORMABLE = (ActPointAggregate, ModulatedDeformConv2dPack)
 PAIRS = 5  # an image; HICO-DET's training images have 3.1
 # Standard deviation of the offsets in cells, by the kernel's side. With more in the many deformable
@@ -92,8 +91,8 @@ def valid_pairs() -> Tensor:
     return torch.tensor(hico_vocabulary().valid_pairs)
 
 
-def flops(model: GGNet, images: Tensor) -> float:
-    """Multiplications and additions of the convolutions in one forward, an image."""
+def flops(model: nn.Module, images: Tensor) -> float:
+    """Multiplications and additions of convolutions and linear layers in one forward, an image."""
     total = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -19,10 +19,10 @@ from ggnet.old_settings import modernize
 PRESETS = Path(__file__).parent / "configs"
 
 
-def _backbones() -> dict[str, Any]:
-    from ggnet.models import BACKBONES  # which imports torch: slow, and it imports this module
+def _backbone(name: str) -> Any:
+    from ggnet.models import backbone_class  # imports torch: slow, and it imports this module
 
-    return BACKBONES
+    return backbone_class(name)
 
 
 C = TypeVar("C", bound="Config")
@@ -35,7 +35,7 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """What network to build. The switches are those of the paper's Tables 1 to 3."""
 
-    backbone: str = Field("tiny", description="a name of ggnet.models.BACKBONES")
+    backbone: str = Field("tiny", description="a name of ggnet.models.BACKBONES, or timm:NAME")
     width: int = Field(32, ge=16, description="channels of the tiny backbone's feature map")
     aggregation: Literal[
         "gaze",
@@ -63,15 +63,13 @@ class ModelConfig(_Section):
     @field_validator("backbone")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        if name not in (known := _backbones()):
-            *names, last = (f"'{known_name}'" for known_name in known)
-            raise ValueError(f"Input should be {', '.join(names)} or {last}")
+        _backbone(name)
         return name
 
     @property
     def stride(self) -> int:
         """Pixels of a cell's side, as the backbone declares it."""
-        return _backbones()[self.backbone].stride
+        return _backbone(self.backbone).stride
 
 
 class LossConfig(_Section):
@@ -131,7 +129,9 @@ class TrainConfig(_Section):
     """Optimization, precision, bookkeeping; null is off."""
 
     init: str | None = Field(
-        None, description="weights to start from: a file of `ggnet import`, a checkpoint or a run"
+        None,
+        description="weights to start from: a file of `ggnet import`, a checkpoint or a run; timm: "
+        "those of the timm backbone",
     )
     epochs: int = Field(120, ge=1)
     batch_size: int = Field(16, ge=1, description="images a step and process")
@@ -230,11 +230,20 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _input_fits_backbone(self) -> "Config":
-        multiple = _backbones()[self.model.backbone].size_multiple
+        multiple = _backbone(self.model.backbone).size_multiple
         if any(side <= 0 or side % multiple for side in self.data.input_size):
             raise ValueError(
                 f"data.input_size is {list(self.data.input_size)}; backbone "
                 f"{self.model.backbone} needs multiples of {multiple}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _init_is_of_backbone(self) -> "Config":
+        if self.train.init == "timm" and not self.model.backbone.startswith("timm:"):
+            raise ValueError(
+                "train.init=timm means the pretrained weights of model.backbone=timm:NAME, and the "
+                f"backbone is {self.model.backbone} (of a file named timm: ./timm)"
             )
         return self
 

@@ -54,7 +54,7 @@ def test_description_reads_back(tmp_path):
         (["train.lr_steps=90"], r"train.lr_steps: .*a list \(got 90; the default is \[90, 120\]\)"),
         (["data.input_size=[64]"], r"input_size.1: .*required.*the default is \[128, 128\]"),
         (["model=3"], "model: .*got 3"),
-        (["model.backbone=resnet"], "model.backbone: .*'tiny', .*'dla34' or 'hourglass104'"),
+        (["model.backbone=resnet"], "model.backbone: .*'tiny', .*'hourglass104' or 'timm:NAME'"),
         (["train.epochs"], "not of the form section.key=value"),
         (["train.lr_steps=[1"], "not a YAML value"),
         (["train.lr.x=1"], "train.lr: .*number"),

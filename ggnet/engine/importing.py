@@ -90,12 +90,17 @@ def load_initial_weights(
     in another shape, and whatever depends on the number of objects or verbs where the file's
     objects or verbs are not `vocabulary`'s.
 
+    Args:
+        path: a file; or "timm", for the pretrained weights of a `TimmBackbone`.
+
     Returns:
         What was copied, what stays random and what was not used, for people.
 
     Raises:
         UserError: an unreadable file, or one with another backbone.
     """
+    if path == "timm":
+        return model.backbone.load_pretrained()
     with reading(path, "a checkpoint or initial weights"):
         return _copy_fitting(model, path, config, vocabulary)
 

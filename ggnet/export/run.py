@@ -24,7 +24,7 @@ from ggnet.errors import UserError
 from ggnet.export import EXPORTERS, Exporter, Runner
 from ggnet.export.program import INPUT, MOST, OUTPUTS, Deployed, trace
 from ggnet.io import atomic_write
-from ggnet.models import BACKBONES
+from ggnet.models import backbone_class
 
 SCORE_TOLERANCE, BOX_TOLERANCE = 1e-4, 0.05  # of scores from 0 to 1; of boxes in pixels
 LEAST_SCORE = 1e-3  # of the triplets that are compared
@@ -77,7 +77,7 @@ def export(
     exporter = _exporter(format_)
     config = checkpoint.config
     size = size or tuple(config.data.input_size)
-    multiple = BACKBONES[config.model.backbone].size_multiple
+    multiple = backbone_class(config.model.backbone).size_multiple
     if any(side < 1 or side % multiple for side in size):
         raise UserError(
             f"size is {size[0]}x{size[1]}; backbone {config.model.backbone} needs multiples of "
@@ -160,7 +160,7 @@ def write_about(
 ) -> None:
     """Write OUT.json: what the program takes and gives, and what its indices mean."""
     vocabulary = checkpoint.vocabulary
-    multiple = BACKBONES[checkpoint.config.model.backbone].size_multiple
+    multiple = backbone_class(checkpoint.config.model.backbone).size_multiple
     about = {
         "format": what,
         "ggnet": ggnet.__version__,

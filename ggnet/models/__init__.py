@@ -8,6 +8,7 @@ from ggnet.models.dla import DLA34
 from ggnet.models.ggnet import GGNet
 from ggnet.models.hourglass import Hourglass104, HourglassNet
 from ggnet.models.resdcn import ResDCN18, ResDCN34, ResDCN50, ResDCN101, ResDCN152
+from ggnet.models.timm_backbone import PREFIX, TimmBackbone, timm_backbone
 from ggnet.models.tiny import Tiny
 
 __all__ = [
@@ -23,11 +24,13 @@ __all__ = [
     "ResDCN50",
     "ResDCN101",
     "ResDCN152",
+    "TimmBackbone",
     "Tiny",
+    "backbone_class",
     "build_model",
 ]
 
-# What `model.backbone` may be.
+# What `model.backbone` may be, beside timm's networks.
 BACKBONES: dict[str, type[Backbone]] = {
     "tiny": Tiny,
     "resdcn18": ResDCN18,
@@ -40,6 +43,20 @@ BACKBONES: dict[str, type[Backbone]] = {
 }
 
 
+def backbone_class(name: str) -> type[Backbone]:
+    """What `model.backbone` names: one of BACKBONES, or `timm:` and a name of timm's.
+
+    Raises:
+        ValueError: no such backbone, with the ones that there are; of timm, see `timm_backbone`.
+    """
+    if name.startswith(PREFIX):
+        return timm_backbone(name.removeprefix(PREFIX))
+    if name not in BACKBONES:
+        names = ", ".join(f"'{known}'" for known in BACKBONES)
+        raise ValueError(f"Input should be {names} or '{PREFIX}NAME'")
+    return BACKBONES[name]
+
+
 def build_model(config: ModelConfig, num_objects: int, num_verbs: int) -> GGNet:
     """The network that a configuration describes, freshly initialized.
 
@@ -49,7 +66,7 @@ def build_model(config: ModelConfig, num_objects: int, num_verbs: int) -> GGNet:
         ValueError: switches that exclude each other.
     """
     model = GGNet(
-        BACKBONES[config.backbone].from_config(config),
+        backbone_class(config.backbone).from_config(config),
         num_objects,
         num_verbs,
         aggregation=config.aggregation,

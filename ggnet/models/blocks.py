@@ -1,5 +1,6 @@
 """Convolution blocks that several networks share."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,6 +32,26 @@ class DeformNode(nn.Sequential):
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )
+
+
+class Aggregate(nn.Module):
+    """Iterative deep aggregation: coarser maps are projected, upsampled and merged in turn."""
+
+    def __init__(
+        self, out_channels: int, in_channels: tuple[int, ...], factors: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.project = nn.ModuleList(DeformNode(c, out_channels) for c in in_channels)
+        self.upsample = nn.ModuleList(_bilinear_upsample(out_channels, f) for f in factors)
+        self.merge = nn.ModuleList(DeformNode(out_channels, out_channels) for _ in in_channels)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps from fine (with out_channels) to coarse -> as many, all of the finest's shape."""
+        outputs = maps[:1]
+        for index, coarse in enumerate(maps[1:]):
+            upsampled = self.upsample[index](self.project[index](coarse))
+            outputs.append(self.merge[index](upsampled + outputs[-1]))
+        return outputs
 
 
 class Residual(Recomputing):
@@ -79,3 +100,14 @@ class Bottleneck(Residual):
             nn.ReLU(inplace=True),
             *conv_bn(channels, self.expansion * channels, 1),
         ]
+
+
+def _bilinear_upsample(channels: int, factor: int) -> nn.ConvTranspose2d:
+    """A depthwise transposed convolution, learned, that starts as bilinear interpolation."""
+    conv = nn.ConvTranspose2d(
+        channels, channels, 2 * factor, factor, factor // 2, groups=channels, bias=False
+    )
+    ramp = 1 - (torch.arange(2 * factor) - (factor - 0.5)).abs() / factor
+    with torch.no_grad():
+        conv.weight.copy_(ramp[:, None] * ramp)
+    return conv

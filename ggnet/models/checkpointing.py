@@ -17,6 +17,7 @@ class Recomputing(nn.Module):
     """
 
     checkpointing: bool = False
+    random: bool = False  # whether a part draws random numbers, such as dropout's
 
     def part(self, function: Callable, *inputs: Any) -> Any:
         """function(*inputs), of which training keeps nothing but the inputs and the result.
@@ -30,7 +31,7 @@ class Recomputing(nn.Module):
             function,
             *inputs,
             use_reentrant=False,
-            preserve_rng_state=False,  # nothing here is random
+            preserve_rng_state=self.random,
             context_fn=lambda: (nullcontext(), _fixed_statistics(self)),
         )
 

@@ -61,7 +61,7 @@ def test_training_page(tmp_path, scenes):
     convert, verify, train, *benchmarks = commands("docs/training.md")
     assert benchmarks == [
         "python -m bench model --publish bench/results/h100-networks.json",  # run by its own page
-        *(f"python -m bench {name} --publish" for name in ("loader", "shared")),
+        *(f"python -m bench {name} --publish" for name in ("backbones", "loader", "shared")),
     ]
     assert "hico-ppdm" in shell.run(convert)
     assert "no problems" in shell.run(verify)
