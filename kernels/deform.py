@@ -5,9 +5,16 @@ The same decomposition as csrc/actpoint: an implicit GEMM whose columns never ex
 order of sums depends on the chosen block sizes, not on the run: results repeat bit by bit for one
 choice, which Triton's cache keeps.
 
+Channels are walked in slices. A slice holds channels of one weight group and of one offset group:
+it begins anew at every boundary of either, and what it has beyond the next one is zeros. So groups
+of fewer channels than a slice has are right, but as slow as if they filled it. Sections have all
+these boundaries: C / lcm(groups, offset groups) channels each.
+
 Kernels spell out what `points_of` and `sizes_of` give: Triton takes tuples, but torch.compile,
 which has to see the kernels, knows numbers and tensors alone.
 """
+
+import math
 
 import triton
 import triton.language as tl
@@ -33,6 +40,7 @@ def locate(
     pixel,
     pixels,
     k,
+    point,
     height,
     width,
     out_height,
@@ -51,22 +59,23 @@ def locate(
 ):
     """Tap k of each pixel: index of its upper left cell in [B, H, W], the fractions of the way to
     the next row and column, the tap's factor (0 outside), and which of its corners
-    (y, x), (y, x+1), (y+1, x), (y+1, x+1) lie in the map.
+    (y, x), (y, x+1), (y+1, x), (y+1, x+1) lie in the map. point: its number among the taps of all
+    offset groups.
     """
     live = pixel < pixels
     area = out_height * out_width
     b = pixel // area
     cell = pixel % area
-    from_offset = offset + b * offset_b + cell * offset_p + 2 * k * offset_c
+    from_offset = offset + b * offset_b + cell * offset_p + 2 * point * offset_c
     dy = tl.load(from_offset, mask=live, other=0.0).to(ACC)
     dx = tl.load(from_offset + offset_c, mask=live, other=0.0).to(ACC)
     if HAS_BASE:
-        from_base = base + b * base_b + cell * base_p + 2 * k * base_c
+        from_base = base + b * base_b + cell * base_p + 2 * point * base_c
         dy += tl.load(from_base, mask=live, other=0.0).to(ACC)
         dx += tl.load(from_base + base_c, mask=live, other=0.0).to(ACC)
     scale = tl.full(pixel.shape, 1.0, ACC)
     if HAS_MASK:
-        from_mask = mask + b * mask_b + cell * mask_p + k * mask_c
+        from_mask = mask + b * mask_b + cell * mask_p + point * mask_c
         scale = tl.load(from_mask, mask=live, other=0.0).to(ACC)
         if SIGMOID:
             scale = 1.0 / (1.0 + tl.exp(-scale))
@@ -98,13 +107,13 @@ def locate(
 
 
 @triton.jit
-def corner(features, cell, present, c, channels, EVEN_C: tl.constexpr, ACC: tl.constexpr):
-    """Channels c of a corner of each pixel, zero outside of the map and beyond the channels."""
+def corner(features, cell, present, c, end, channels, EVEN_C: tl.constexpr, ACC: tl.constexpr):
+    """Channels c of a corner of each pixel, zero outside of the map and from channel `end` on."""
     source = features + cell[:, None] * channels + c[None, :]
     if EVEN_C:
         value = tl.load(source, mask=present[:, None], other=0.0)
     else:
-        value = tl.load(source, mask=present[:, None] & (c < channels)[None, :], other=0.0)
+        value = tl.load(source, mask=present[:, None] & (c < end)[None, :], other=0.0)
     return value.to(ACC)
 
 
@@ -117,12 +126,12 @@ def product(a, b, sum, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
-def tile(pointer, rows, row_count, columns, column_count, EVEN: tl.constexpr):
-    """A tile of a dense matrix with `column_count` columns, zeros beyond it; EVEN: columns fit."""
-    source = pointer + rows[:, None] * column_count + columns[None, :]
+def tile(pointer, rows, row_end, columns, column_end, stride, EVEN: tl.constexpr):
+    """A tile of a dense matrix, zeros from the ends on; EVEN: the columns end with the tile."""
+    source = pointer + rows[:, None] * stride + columns[None, :]
     if EVEN:
-        return tl.load(source, mask=(rows < row_count)[:, None], other=0.0)
-    present = (rows < row_count)[:, None] & (columns < column_count)[None, :]
+        return tl.load(source, mask=(rows < row_end)[:, None], other=0.0)
+    present = (rows < row_end)[:, None] & (columns < column_end)[None, :]
     return tl.load(source, mask=present, other=0.0)
 
 
@@ -130,7 +139,7 @@ def tile(pointer, rows, row_count, columns, column_count, EVEN: tl.constexpr):
 # configurations, so that the choice takes seconds, and curated: each compiles for sm_80, sm_90,
 # sm_100 and gfx942 without spills (tests/triton_kernels). The interpreter takes the first.
 MAX_SLICE = 128
-KEY = ["channels", "outputs", "taps", "SIZE", "PRECISION"]
+KEY = ["channels", "outputs", "taps", "SIZE", "PRECISION", "GROUPS", "OFFSET_GROUPS"]
 
 
 def config(pixels: int, slice_bytes: int, warps: int, stages: int) -> triton.Config:
@@ -142,12 +151,21 @@ def outputs_block(outputs: int) -> int:
     return max(16, min(MAX_OUTPUTS, triton.next_power_of_2(outputs)))
 
 
+def groups_of(features: Tensor, weight: Tensor, offset: Tensor) -> dict[str, int]:
+    """How often the channels are cut, for each of the three."""
+    _, group_channels, kernel_h, kernel_w = weight.shape
+    groups = int(features.shape[1] // group_channels)
+    offset_groups = int(offset.shape[1] // (2 * kernel_h * kernel_w))
+    sections = math.lcm(groups, offset_groups)
+    return {"GROUPS": groups, "OFFSET_GROUPS": offset_groups, "SECTIONS": sections}
+
+
 def sizes_of(features: Tensor, weight: Tensor, offset: Tensor, steps: tuple[int, ...]) -> list[int]:
-    outputs, channels, kernel_h, kernel_w = weight.shape
+    outputs, _, kernel_h, kernel_w = weight.shape
     batch, _, out_height, out_width = offset.shape
     pixels = batch * out_height * out_width
     taps = kernel_h * kernel_w
-    height, width = features.shape[2:]
+    channels, height, width = features.shape[1:]
     return [
         *(pixels, channels, outputs, taps, height, width, out_height, out_width, kernel_w),
         *steps,

@@ -25,7 +25,6 @@ def deform_conv2d(
     *,
     tf32: bool = False,
 ) -> Tensor:
-    _refuse_groups(input, offset, weight)
     return deform_forward.forward(
         input,
         offset,
@@ -58,7 +57,6 @@ def deform_conv2d_backward(
     *,
     tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    _refuse_groups(input, offset, weight)
     wants_offset, wants_mask = bool(wanted & Wanted.POINTS), bool(wanted & Wanted.MASK)
     grad_input, grad_points, grad_weight, grad_bias = deform_backward.backward(
         grad_output,
@@ -87,11 +85,6 @@ def deform_conv2d_backward(
     if wanted & Wanted.WEIGHT:
         grad_weight = grad_weight.contiguous(memory_format=_layout.memory_format(weight))
     return grad_input, grad_offset, grad_weight, grad_bias, grad_of_mask
-
-
-def _refuse_groups(input: Tensor, offset: Tensor, weight: Tensor) -> None:
-    if weight.shape[1] != input.shape[1] or offset.shape[1] != 2 * weight[0, 0].numel():
-        raise NotImplementedError("deform_conv2d in triton has neither groups nor offset groups")
 
 
 register(NAMESPACE)

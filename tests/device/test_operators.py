@@ -16,6 +16,16 @@ SHAPES = [
     (1, 40, 6, 7, 100, 7, 2.0),
     (1, 12, 5, 6, 300, 3, 2.0),
 ]
+# channels, outputs, weight groups, offset groups
+GROUPS = [
+    (128, 160, 2, 1),
+    (64, 140, 1, 16),
+    (96, 16, 2, 6),
+    (60, 20, 4, 6),  # whose boundaries cross
+    (40, 80, 40, 40),  # depthwise
+    (256, 256, 32, 1),
+    (6, 600, 2, 3),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -71,28 +81,43 @@ def test_actpoint_aggregate(backend, device, shape, dtype, layout):
     both(ops.actpoint_aggregate, reference.actpoint_aggregate, tensors, dtype, device, layout)
 
 
-def deform_tensors():
+def deform_tensors(channels=24, outputs=16, groups=1, offset_groups=1):
+    each = channels // groups
     return [
-        randn(2, 24, 9, 11),
-        randn(2, 18, 6, 7, seed=1),
-        randn(16, 24, 3, 3, seed=2) * 0.07,
-        randn(16, seed=3),
-        randn(2, 9, 6, 7, seed=4),
+        randn(2, channels, 9, 11),
+        randn(2, 18 * offset_groups, 6, 7, seed=1),
+        randn(outputs, each, 3, 3, seed=2) * (each * 9) ** -0.5,
+        randn(outputs, seed=3),
+        randn(2, 9 * offset_groups, 6, 7, seed=4),
     ]
 
 
 def deform_call(function):
-    return lambda x, offset, weight, bias, mask: function(
+    return lambda x, offset, weight, bias, mask=None: function(
         x, offset, weight, bias, stride=(2, 2), padding=(3, 3), dilation=(2, 2), mask=mask
     )
 
 
+@pytest.mark.parametrize("mask", [True, False], ids=["mask", "no mask"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_deform_conv2d(backend, device, dtype):
+def test_deform_conv2d(backend, device, dtype, mask):
     both(
         deform_call(ops.deform_conv2d),
         deform_call(reference.deform_conv2d),
-        deform_tensors(),
+        deform_tensors()[: 5 if mask else 4],
+        dtype,
+        device,
+        torch.channels_last,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("sizes", GROUPS, ids=str)
+def test_deform_conv2d_with_groups(backend, device, sizes, dtype):
+    both(
+        deform_call(ops.deform_conv2d),
+        deform_call(reference.deform_conv2d),
+        deform_tensors(*sizes),
         dtype,
         device,
         torch.channels_last,
@@ -194,19 +219,23 @@ def test_decode_hoi(backend, device, rule):
 
 
 def test_deterministic_algorithms_give_the_same_bits(backend, device):
+    problems = {
+        ops.actpoint_aggregate: [
+            randn(2, 64, 20, 20),
+            randn(2, 75, 20, 20, seed=1) * 3,
+            randn(64, 64, 5, 5, seed=2) * 0.03,
+        ],
+        deform_call(ops.deform_conv2d): deform_tensors(60, 20, 4, 6),
+    }
     torch.use_deterministic_algorithms(True)
     try:
-        results = []
-        for _ in range(3):
-            leaves = [
-                randn(2, 64, 20, 20),
-                randn(2, 75, 20, 20, seed=1) * 3,
-                randn(64, 64, 5, 5, seed=2) * 0.03,
-            ]
-            leaves = [t.float().to(device).requires_grad_() for t in leaves]
-            ops.actpoint_aggregate(*leaves).square().sum().backward()
-            results.append([leaf.grad for leaf in leaves])
+        for operator, tensors in problems.items():
+            results = []
+            for _ in range(3):
+                leaves = [t.float().to(device).requires_grad_() for t in tensors]
+                operator(*leaves).square().sum().backward()
+                results.append([leaf.grad for leaf in leaves])
+            for other in results[1:]:
+                assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
     finally:
         torch.use_deterministic_algorithms(False)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))

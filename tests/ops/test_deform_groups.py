@@ -77,6 +77,28 @@ def test_matches_the_reference(case, isa, dtype):
         compare_with_reference(convolve(ops), convolve(reference), inputs(case), dtype)
 
 
+@pytest.mark.interpreted
+@pytest.mark.parametrize(
+    ("case", "dtype", "mask", "deterministic"),
+    [
+        ((4, 8, 4, 4), torch.float32, True, True),
+        ((20, 8, 2, 5), torch.bfloat16, True, False),  # a group reads two offset groups and a half
+        ((24, 6, 1, 3), torch.float64, False, False),
+        ((66, 4, 2, 1), torch.float16, True, False),  # sections of more than a slice
+        ((4, 136, 2, 1), torch.float32, False, True),  # outputs of more than a tile
+    ],
+    ids=str,
+)
+def test_small_maps(case, dtype, mask, deterministic):
+    steps = ((2, 1), (0, 1), 1)
+    tensors = inputs(case, 1, (5, 4), (2, 3), steps, mask=mask)
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        compare_with_reference(convolve(ops, *steps), convolve(reference, *steps), tensors, dtype)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @st.composite
 def problems(draw):
     groups, each, every = (draw(st.integers(1, n)) for n in (5, 12, 24))

@@ -29,6 +29,7 @@ KERNELS = {
     "actpoint_aggregate": DEFORM,
     "actpoint_aggregate without the optional": DEFORM,
     "deform_conv2d": DEFORM,
+    "deform_conv2d in groups": DEFORM,
     "hna_loss": [["count_kernel", "loss_kernel", "total_kernel"], ["scale_kernel"]],
     "hna_loss of half logits": [["count_kernel", "loss_kernel", "total_kernel"], ["loss_kernel"]],
     "draw_heatmaps": [["scatter_kernel", "decode_kernel"]],
