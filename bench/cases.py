@@ -151,6 +151,8 @@ def deformable(
         return (lambda: run().relu()) if fused else run
 
     def eager(i: Inputs):
+        if pixels * channels * taps > 2**27:
+            raise Missing("its columns, and as much again several times, fill gigabytes")
         if fused:
             return lambda: reference.actpoint_aggregate(
                 i["features"], i["points"], i["weight"], i["bias"], relu=True
