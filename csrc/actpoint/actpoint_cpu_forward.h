@@ -77,7 +77,7 @@ struct Forward {
   static void write_output(const DeformCpuParams& p, const Tile& t, const Layout& layout,
                            const A* sums, const A* bias) {
     const Strides& s = p.out_strides;
-    const V least = p.relu ? V{} : splat<V>(-__builtin_inf());
+    const A least = p.relu ? A{0} : A(-__builtin_inf());
     const int64_t n = t.width, panel = layout.panel;
     S::for_rows(t, s, [&](int64_t first, int64_t at) {
       for (int64_t group = 0; group < layout.groups; ++group)
@@ -86,14 +86,18 @@ struct Forward {
           const A* from = sums + (column / panel * kTile + first) * panel + column % panel;
           T* out = static_cast<T*>(p.out) + at + (group * layout.outputs + o) * s.channel;
           const int64_t left = layout.outputs - o;
-          const V shift = load<N>(bias + column);
-          for (int64_t i = 0; i < n; ++i, from += panel, out += s.column) {
-            V v = load<N>(from) + shift;
-            v = select(v < least, least, v);  // NaN stays
-            if (s.channel == 1 && left >= N)
-              store<N>(out, v);
-            else
-              for (int64_t c = 0; c < N && c < left; ++c) store_one(out + c * s.channel, v[c]);
+          if (s.channel == 1 && left >= N) {
+            const V shift = load<N>(bias + column), low = splat<V>(least);
+            for (int64_t i = 0; i < n; ++i, from += panel, out += s.column) {
+              const V v = load<N>(from) + shift;
+              store<N>(out, select(v < low, low, v));  // NaN stays
+            }
+          } else {
+            for (int64_t c = 0; c < N && c < left; ++c)
+              for (int64_t i = 0; i < n; ++i) {
+                const A v = from[i * panel + c] + bias[column + c];
+                store_one(out + c * s.channel + i * s.column, v < least ? least : v);
+              }
           }
         }
     });
