@@ -30,6 +30,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     tf32: bool = False
     deterministic: bool = False
+    offset_groups: int = 1  # of deform_conv2d
 
 
 CASES = {
@@ -40,6 +41,7 @@ CASES = {
     "actpoint_aggregate, float32": Case("actpoint_aggregate"),
     "actpoint_aggregate, float32 in TF32": Case("actpoint_aggregate", tf32=True),
     "deform_conv2d, bfloat16": Case("deform_conv2d", torch.bfloat16),
+    "deform_conv2d, float32, 8 offset groups": Case("deform_conv2d", offset_groups=8),
     "hna_loss, float32": Case("hna_loss"),
     "hna_loss, bfloat16": Case("hna_loss", torch.bfloat16),
     "draw_heatmaps": Case("draw_heatmaps"),
@@ -106,7 +108,8 @@ def _actpoint(op: Callable, backward: Callable, case: Case) -> None:
 
 
 def _deform(op: Callable, backward: Callable, case: Case) -> None:
-    input, offset, mask = (meta(4, c, 128, 128, dtype=case.dtype) for c in (64, 18, 9))
+    channels = (64, 18 * case.offset_groups, 9 * case.offset_groups)
+    input, offset, mask = (meta(4, c, 128, 128, dtype=case.dtype) for c in channels)
     weight, bias = meta(64, 64, 3, 3, dtype=case.dtype), meta(64, dtype=case.dtype)
     steps = (1, 1, 1, 1, 1, 1)
     output = op(input, offset, weight, bias, *steps, mask, tf32=case.tf32)
