@@ -122,13 +122,6 @@ inline DeformShape deform_shape(const Tensor& features, const Tensor& weight,
 
 }  // namespace detail
 
-// For a device whose kernels have one group.
-inline void refuse_groups(const DeformInputs& in, const char* device) {
-  STD_TORCH_CHECK(in.shape.groups == 1 && in.shape.offset_groups == 1, "deform_conv2d on ", device,
-                  " has neither groups nor offset groups; got ", in.shape.groups, " and ",
-                  in.shape.offset_groups);
-}
-
 // A map of the output's size.
 inline void check_map(const Tensor& t, const char* name, const DeformInputs& in, int64_t channels) {
   check_like(t, name, in.features);

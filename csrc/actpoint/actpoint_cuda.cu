@@ -313,7 +313,7 @@ std::string actpoint_kernels(int64_t device, bool half, int64_t channels) {
   if (!half) return others("Hopper's compute bfloat16 and float16");
   if (channels != 0 && (channels % 8 != 0 || channels < deform::hopper::kPanel))
     return others("Hopper's want channels in multiples of 8, at least 64");
-  return "Hopper's, where the outputs are a multiple of 8";
+  return "Hopper's, where the outputs are a multiple of 8 and there is one group of each kind";
 }
 
 }  // namespace
