@@ -214,7 +214,11 @@ class CudaCall {
       if (deterministic) {
         b.unit = write<float>(unit);
         b.fixed_point = write<long long>(sums);
-        deform::fixed_point_unit<T>(p_, grad_out, read<T>(read_.weight), write<float>(unit),
+        // A view need not be dense, and its gaps are not the mask's.
+        const Tensor mask =
+            read_.mask ? contiguous(*read_.mask, MemoryFormat::Contiguous) : Tensor();
+        deform::fixed_point_unit<T>(p_.shape, grad_out, read<T>(read_.weight),
+                                    read_.mask ? read<T>(mask) : nullptr, write<float>(unit),
                                     device_.stream, write<unsigned>(scratch));
       } else {
         b.feature_sums = write<float>(sums);

@@ -56,15 +56,15 @@ __global__ void __launch_bounds__(kThreads)
       fixed_point ? static_cast<float>(static_cast<double>(fixed_point[i]) * *unit) : sums[i]);
 }
 
-// Sets *unit for DeformDataGradParams::fixed_point; `largest` is scratch of three words.
+// Sets *unit for DeformDataGradParams::fixed_point; `largest` is scratch of three words. The mask's
+// elements are dense, in any order; null where there is none or a sigmoid bounds them.
 template <class T>
-void fixed_point_unit(const DeformForwardParams& p, const T* grad_out, const T* weight, float* unit,
-                      void* stream, unsigned* largest) {
-  const DeformShape& s = p.shape;
+void fixed_point_unit(const DeformShape& s, const T* grad_out, const T* weight, const T* mask,
+                      float* unit, void* stream, unsigned* largest) {
   const Division d = division_of(s);
   const long long points = s.kernel_h * s.kernel_w;
   const long long area = static_cast<long long>(s.out_height) * s.out_width;
-  GGNET_LAUNCH(clear_largest_kernel, dim3(1), dim3(32), 0, stream, largest, p.mask && !p.sigmoid);
+  GGNET_LAUNCH(clear_largest_kernel, dim3(1), dim3(32), 0, stream, largest, mask != nullptr);
   auto scan = [&](const T* values, long long count, unsigned* result) {
     const long long blocks = (count + kThreads - 1) / kThreads;
     if (count > 0)
@@ -73,8 +73,7 @@ void fixed_point_unit(const DeformForwardParams& p, const T* grad_out, const T* 
   };
   scan(grad_out, s.batch * area * s.outputs, largest);
   scan(weight, static_cast<long long>(s.outputs) * d.group * points, largest + 1);
-  if (p.mask && !p.sigmoid)
-    scan(static_cast<const T*>(p.mask), s.batch * area * points * s.offset_groups, largest + 2);
+  if (mask) scan(mask, s.batch * area * points * s.offset_groups, largest + 2);
   GGNET_LAUNCH(fixed_point_unit_kernel, dim3(1), dim3(1), 0, stream, largest,
                static_cast<float>(area * points * d.outputs), unit);
 }

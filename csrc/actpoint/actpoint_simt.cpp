@@ -153,7 +153,8 @@ void actpoint_backward(const std::string& math, const py::dict& shape, const py:
     std::vector<long long> fixed(deterministic ? p.features : 0);
     float unit = 1.0f;
     if (deterministic) {
-      fixed_point_unit<T>(b, static_cast<const T*>(b.grad_out), w, &unit, nullptr,
+      fixed_point_unit<T>(b.shape, static_cast<const T*>(b.grad_out), w,
+                          sigmoid ? nullptr : static_cast<const T*>(b.mask), &unit, nullptr,
                           std::vector<unsigned>(3).data());
       b.fixed_point = fixed.data();
       b.unit = &unit;

@@ -239,3 +239,18 @@ def test_deterministic_algorithms_give_the_same_bits(backend, device):
                 assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_a_mask_that_is_a_view_bounds_deterministic_sums(backend, device):
+    input, *others = (t.float().to(device) for t in deform_tensors()[:4])
+    view = torch.full((1, 1, 1, 1), 4096.0, device=device).expand(2, 9, 6, 7)
+    gradients = []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for mask in (view, view.contiguous()):
+            leaf = input.clone().requires_grad_()
+            deform_call(ops.deform_conv2d)(leaf, *others, mask).sum().backward()
+            gradients.append(leaf.grad)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(*gradients)
