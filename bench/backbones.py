@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
         lines += [
             "",
             f"On {where.get('gpu') or where['cpu']}, {timing.threads} threads, torch "
-            f"{where['torch']}: {batch} images of {options.size} x {options.size}, {dtype}.",
+            f"{where['torch']}, {dtype}, images at once: {batch}.",
         ]
     print("\n".join(lines))
     if options.publish:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ VARIABLES = (
     "TORCH_CUDA_ARCH_LIST",
 )
 DEVICES = ("cpu", "cuda")
+# The releases that tests have been run with, and no others; docs/install.md says which tests.
+TESTED = {
+    "Python": ("3.11", "3.13"),
+    "torch": ("2.11", "2.13", "2.14", "2.15"),
+    "triton": ("3.8", "3.9"),
+}
 
 
 def facts() -> dict[str, Any]:
@@ -73,6 +80,7 @@ def facts() -> dict[str, Any]:
         },
         "library": _library(),
         "packages": _packages(),
+        "untested": _untested(),
         "variables": {
             name: os.environ[name]
             for name in VARIABLES
@@ -144,6 +152,11 @@ def _table(found: dict[str, Any]) -> Table:
         )
         or "unknown: ggnet is imported from a folder, not installed (pip install -e .)"
     )
+    if found["untested"]:
+        rows["not tested"] = "\n".join(
+            f"{name} {version}; tests have been run with {', '.join(TESTED[name])}"
+            for name, version in found["untested"].items()
+        )
     variables = [f"{name}={value}" for name, value in found["variables"].items()]
     rows["variables"] = "\n".join(variables) or "none set"
     for name, text in rows.items():
@@ -207,6 +220,20 @@ def _packages() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     return found
+
+
+def _untested() -> dict[str, str]:
+    """What is installed in a release that is not in TESTED, and its version."""
+    found = {"Python": platform.python_version()}
+    if torch is not None:
+        found["torch"] = str(torch.__version__)
+    with suppress(PackageNotFoundError):
+        found["triton"] = version("triton")
+    return {
+        name: number
+        for name, number in found.items()
+        if ".".join(number.split(".")[:2]) not in TESTED[name]
+    }
 
 
 def _operators(ops) -> dict[str, dict[str, dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -312,6 +313,28 @@ def test_env_as_json(ggnet):
     assert found["packages"]["numpy"] == version("numpy")
     assert found["operators"]["deform_conv2d"]["cpu"]["backend"] == "cpu"
     assert "tensor is on cpu" in found["operators"]["deform_conv2d"]["cpu"]["rejected"]["cuda"]
+
+
+def test_env_tells_what_the_tests_have_not_been_run_with(ggnet, monkeypatch):
+    from ggnet import environment
+
+    assert not json.loads(ggnet("env", "--json")[1])["untested"]
+    assert "not tested" not in ggnet("env")[1]
+    monkeypatch.setattr(environment.torch, "__version__", "2.99.1+cpu")
+    monkeypatch.setattr(environment.platform, "python_version", lambda: "3.1.4")
+    found = json.loads(ggnet("env", "--json")[1])["untested"]
+    assert found == {"Python": "3.1.4", "torch": "2.99.1+cpu"}
+    output = " ".join(ggnet("env")[1].replace("│", "").split())
+    assert "not tested Python 3.1.4; tests have been run with 3.11, " in output
+
+
+def test_the_page_says_how_each_release_was_tested():
+    """Its table, and the list that `ggnet env` reads."""
+    from ggnet.environment import TESTED
+
+    page = (Path(__file__).parents[1] / "docs" / "install.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (Python|torch|triton) (\d+\.\d+)\.\d+ \| ", page, re.MULTILINE)
+    assert sorted(rows) == sorted((name, v) for name in TESTED for v in TESTED[name])
 
 
 @pytest.mark.parametrize("failure", ["ImportError('no torch')", "OSError('no libtorch.so')"])
