@@ -16,6 +16,9 @@ constexpr int kGradChannels = 128;  // of a block
 constexpr int kGradStages = 4;
 constexpr int kPanelStep = kStepPixels * kPanelBytes;  // bytes of a panel of 64 elements
 constexpr int kProducerWarps = kBlock / 32;
+// Where a product is half as wide, it is the gather that wants registers.
+constexpr int kNarrowRegisters = 112, kGatherRegisters = 144;
+static_assert(registers_suffice(kThreadsOfRoles, kBlock*(kNarrowRegisters + kGatherRegisters)));
 constexpr int kWarpPixels = kStepPixels / kProducerWarps;  // of a step, brought by a warp
 constexpr int kPlacedSteps = 32 / kWarpPixels;             // at a time: a lane places one point
 
@@ -35,6 +38,7 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformW
   constexpr int kGradientBytes = kOutputs / kPanel * kPanelStep;
   constexpr int kStageBytes = kGradientBytes + kGradChannels / kPanel * kPanelStep;
   constexpr int kBlocksM = kOutputs / 2 / 64;  // 64 outputs each, of a warpgroup
+  constexpr bool kWideProduct = kBlocksM > 1;
   Placement* placements = reinterpret_cast<Placement*>(shared + kGradStages * kStageBytes);
   int* rows = reinterpret_cast<int*>(placements + 2 * kBlock);
   uint64_t* full = reinterpret_cast<uint64_t*>(rows + 2 * kBlock);
@@ -56,7 +60,10 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformW
 
   Ring ring(kGradStages);
   if (threadIdx.x >= kBlock) {
-    give_registers<kProducerRegisters>();
+    if constexpr (kWideProduct)
+      give_registers<kProducerRegisters>();
+    else
+      take_registers<kGatherRegisters>();
     const int warp = (threadIdx.x - kBlock) / 32;
     Placement* my_placements = placements + warp * 64;
     int* my_rows = rows + warp * 64;
@@ -122,7 +129,10 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1) weight_grad_kernel(DeformW
     cp_async_wait<0>();
     if (steps > 0) filled(full + (ring.stage == 0 ? kGradStages : ring.stage) - 1);
   } else {
-    take_registers<kConsumerRegisters>();
+    if constexpr (kWideProduct)
+      take_registers<kConsumerRegisters>();
+    else
+      give_registers<kNarrowRegisters>();
     const int warpgroup = threadIdx.x / kWarpgroup;
     float sum[kBlocksM][kGradChannels / 2];
 #pragma unroll
