@@ -30,6 +30,13 @@ CASES = {
     "groups of more than 256 outputs": (1, 6, 3, 4, 600, 3, (1, 1, 1), 1.0, 2, 1),
 }
 GROUPED = [case for case, sizes in CASES.items() if len(sizes) > 8]
+# Groups are walked alike in every arithmetic: the slow instrumented runs see two.
+CASES_AND_MATHS = [
+    (case, math)
+    for case in CASES
+    for math in MATHS
+    if case not in GROUPED or not INSTRUMENTED or math in ("bfloat16", "tf32x3")
+]
 RUNS = [*ORDERS, *([] if INSTRUMENTED else [{"async_early": True}])]
 
 
@@ -114,8 +121,7 @@ def worst(got, exact):
     return (error / scale).max().item()
 
 
-@pytest.mark.parametrize("math", MATHS)
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize(("case", "math"), CASES_AND_MATHS)
 def test_forward_equals_reference(simt, case, math):
     problem = Problem(case, math, seed=1, relu=case == "odd")
     exact, _ = problem.exact()
@@ -134,8 +140,7 @@ def test_forward_equals_reference(simt, case, math):
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.parametrize("math", MATHS)
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize(("case", "math"), CASES_AND_MATHS)
 def test_backward_equals_reference(simt, case, math, deterministic):
     problem = Problem(case, math, seed=2)
     _, (features, offset, logits, weight, bias) = problem.exact()
