@@ -13,7 +13,8 @@ SMALL = {
     "python -m bench --op actpoint --mode full --dtype bfloat16 --shape 2,64,64,96,3 --provider "
     "ggnet": "--repeats 1 --budget 0.1 --no-memory",
     "python -m bench --threads 1 --cpu-time --append --out bench/results/cpu.json": ONE_CASE,
-    "python -m bench --publish bench/results/cpu.json bench/results/h100.json": "",
+    "python -m bench --publish bench/results/cpu.json bench/results/cpu-deform.json "
+    "bench/results/h100.json": "",
     "python -m bench model --publish bench/results/h100-networks.json": "",
     "ggnet env": "",
 }
