@@ -55,7 +55,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--publish", action="store_true", help=f"write the table into {PAGE.name}")
     options = parser.parse_args(arguments)
     console = Console()
-    rows: list[dict] = []
+    about = argparse.Namespace(threads=options.threads, device="cpu", cpu_time=False)
+    about = machine(about) | {"torchvision": torchvision.__version__}
+    results: dict = {"machine": about, "rows": []}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     for name in options.network:
         torch.manual_seed(0)
         network, inputs = NETWORKS[name].prepare(small=options.small)
@@ -65,14 +68,10 @@ def main(arguments: list[str]) -> int:
                 times = compare(network, inputs, mode, threads, options)
                 text = f"{name}, small" if options.small else NETWORKS[name].text
                 row = {"network": name, "text": text, "mode": mode}
-                rows.append(row | {"threads": threads, "seconds": times})
-                console.print(line(rows[-1]))
-    about = argparse.Namespace(threads=options.threads, device="cpu", cpu_time=False)
-    about = machine(about) | {"torchvision": torchvision.__version__}
-    results = {"machine": about, "rows": rows}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(options.out, "w") as file:
-        json.dump(results, file, indent=1)
+                results["rows"].append(row | {"threads": threads, "seconds": times})
+                console.print(line(results["rows"][-1]))
+                with atomic_write(options.out, "w") as file:  # what is measured stays
+                    json.dump(results, file, indent=1)
     console.print(f"written to {options.out}")
     if options.publish:
         replace_between(PAGE, BEGIN, markdown(results))

@@ -270,6 +270,12 @@ class Config(_Section):
                 "train.execution=capture keeps what the forward pass computes, and "
                 f"model.checkpointing is {self.model.checkpointing}; expected none"
             )
+        if _backbone(self.model.backbone).random:
+            raise ValueError(
+                "train.execution=capture draws random numbers while it captures, which a resumed "
+                f"run would draw anew, and model.backbone={self.model.backbone} may use them; "
+                "expected eager or compile"
+            )
         return self
 
 

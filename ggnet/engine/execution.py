@@ -1,7 +1,10 @@
 """How the network runs in training: what `train.execution` names beside plain calls."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ggnet.models import GGNet
 
@@ -17,8 +20,8 @@ def compile_training(model: GGNet) -> None:
         part.forward = _forward_of(part, plain, compiled)
 
 
-def _forward_of(part, plain, compiled):
-    def forward(*inputs):
+def _forward_of(part: nn.Module, plain: Callable, compiled: Callable) -> Callable:
+    def forward(*inputs: Any) -> Any:
         return (compiled if part.training else plain)(*inputs)
 
     return forward
@@ -31,6 +34,7 @@ def capture_training(model: GGNet, images: Tensor, dtype: torch.dtype | None) ->
     and gradients are what they were. Gradients lie where the next backward pass writes.
 
     Args:
+        model: draws no random numbers, as those of capturing would be missing from the sequence.
         images: as in every later training step: (B, 3, H, W) of this size on this CUDA device.
         dtype: of autocast, or None without.
     """

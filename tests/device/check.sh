@@ -65,6 +65,7 @@ if wanted sanitizers; then
 fi
 peers=(ggnet "dense conv2d" torchvision mmcv torch.compile)
 if wanted kernels; then
+  rm -f "$results/benchmarks.json"  # of an earlier run, of other kernels perhaps
   # A process each few operators: what ends one does not take the others' figures along.
   for operators in "actpoint-batch8 actpoint" "deform3x3 deform3x3-batch8 actpoint-demo" \
     "hna_loss topk_peaks decode_hoi"; do

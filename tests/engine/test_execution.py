@@ -11,6 +11,7 @@ from ggnet.engine import execution
 from ggnet.engine.checkpoint import LAST, load_checkpoint
 from ggnet.engine.trainer import RESULTS, train
 from ggnet.errors import UserError
+from ggnet.models import Tiny
 
 QUIET = Console(quiet=True)
 
@@ -59,6 +60,12 @@ def test_capture_without_a_gpu_is_refused(quick, tmp_path):
     config = load_config(None, [*quick, "train.execution=capture"])
     with pytest.raises(UserError, match="makes CUDA graphs, and the device is cpu"):
         train(config, tmp_path / "run", console=QUIET)
+
+
+def test_capture_of_random_numbers_is_refused(quick, monkeypatch):
+    monkeypatch.setattr(Tiny, "random", True)
+    with pytest.raises(UserError, match="model.backbone=tiny may use them"):
+        load_config(None, [*quick, "train.execution=capture"])
 
 
 @pytest.mark.parametrize("setting", ["train.accumulate=2", "model.checkpointing=heads"])
