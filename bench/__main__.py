@@ -9,9 +9,10 @@
     python -m bench dropin                             networks on torchvision's operator, replaced
     python -m bench backbones                          timm's networks beside the package's own
 
-Peers that are not installed are skipped, with the reason. On a CPU, ggnet is measured with one
-thread as well. Results go to a JSON file with the machine's description; `--report FILE` prints one
-again, and `--publish FILE...` makes the tables of docs/benchmarks.md and docs/bench-cpu.png.
+Peers that are not installed are skipped, with the reason. On a CPU, ggnet and torchvision are
+measured with one thread as well. Results go to a JSON file with the machine's description;
+`--report FILE` prints one again, and `--publish FILE...` makes the tables of docs/benchmarks.md and
+docs/bench-cpu.png.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from bench.cases import BATCHED, CASES, Missing, case, fields
 from ggnet.cores import usable_cores
 from ggnet.io import atomic_write
 
-ONE_THREAD = "ggnet, 1 thread"
+ONE_THREAD = {name: f"{name}, 1 thread" for name in ("ggnet", "torchvision")}
 MODES = ("forward", "backward", "full", "deterministic")  # full, with the same bits every run
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -180,8 +181,9 @@ def compare(op: str, mode: str, dtype: str, options, console: Console) -> list[d
             how = "skipped" if isinstance(error, Missing) else "fails"
             console.print(f"{of.name} {mode} {dtype}: {name} {how}: {error}", style="dim")
             steps.pop(name, None)
-    if "ggnet" in steps and options.threads > 1 and not measure.on_gpu():
-        steps[ONE_THREAD] = measure.with_threads(steps["ggnet"], 1)
+    if options.threads > 1 and not measure.on_gpu():
+        for name in [name for name in ONE_THREAD if name in steps]:
+            steps[ONE_THREAD[name]] = measure.with_threads(steps[name], 1)
     times = measure.interleave(steps, options.repeats, options.budget)
     replays = {}
     for name in times if measure.on_gpu() and mode != "backward" else ():
@@ -208,7 +210,7 @@ def compare(op: str, mode: str, dtype: str, options, console: Console) -> list[d
         }
         if name in alone:
             row["kernel_seconds"] = measure.median(alone[name])
-        if options.no_memory or name == ONE_THREAD:
+        if options.no_memory or name in ONE_THREAD.values():
             pass
         elif measure.on_gpu():  # torch counts; a process's memory needs one of its own
             row["extra_bytes"] = measure.peak_memory(steps[name])

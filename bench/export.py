@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from bench.__main__ import machine
-from bench.publish import END, ROOT
+from bench.publish import ROOT, replace_between
 from ggnet.config import Config
 from ggnet.data.tables import hico_vocabulary
 from ggnet.engine.checkpoint import Checkpoint, open_checkpoint
@@ -56,7 +56,8 @@ def main() -> int:
     parser.add_argument("--publish", type=Path, help="write this file's table, and stop")
     options = parser.parse_args()
     if options.publish:
-        publish(json.loads(options.publish.read_text()))
+        table = markdown(json.loads(options.publish.read_text()))
+        replace_between(PAGE, BEGIN, f"\n{table}\n\n")
         return 0
     if "demo" in options.network and options.run is None:
         parser.error("the demo's network needs --run, the folder of `ggnet demo`")
@@ -166,17 +167,6 @@ def scatter(network: torch.nn.Module, images: torch.Tensor) -> None:
 def shared(parts: int) -> list[int]:
     """IMAGES in nearly equal parts."""
     return [(IMAGES + i) // parts for i in range(parts)]
-
-
-def publish(results: dict) -> None:
-    """Put the table between its marks in docs/export.md."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, mark, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (mark and end):
-        sys.exit(f"{PAGE} has no {BEGIN} ... {END}")
-    with atomic_write(PAGE, "w") as file:
-        file.write(f"{before}{BEGIN}\n\n{markdown(results)}\n\n{END}{after}")
 
 
 def markdown(results: dict) -> str:

@@ -16,6 +16,7 @@ PEERS = {  # provider -> heading
     "openvino": "OpenVINO",
     "onnxruntime": "ONNX Runtime",
     "torchvision": "torchvision",
+    "torchvision, 1 thread": "torchvision, 1 thread",
     "torch.compile": "torch.compile",
     "torch eager": "torch eager",
 }

@@ -78,6 +78,12 @@ class LossConfig(_Section):
     interaction: Literal["hna", "focal"] = "hna"
     alpha: float = Field(2.0, ge=0)
     beta: float = Field(7.0, ge=0, description="power of a hard negative's weight (Table 6)")
+    beta_ramp: float = Field(
+        0.0, ge=0, le=1, description="share of the training over which beta grows from 0"
+    )
+    hard_negatives: Literal["all", "glance", "gaze"] = Field(
+        "all", description="the verb maps that see them; gaze: those of the gaze steps"
+    )
     gamma: float = Field(4.0, ge=0)
     eps: float = Field(1e-4, gt=0, lt=0.5)
     hard_negative_radius: int = Field(3, ge=0, description="cells")
@@ -183,6 +189,15 @@ class EvalConfig(_Section):
         False,
         description="one detection may be human and object of a triplet, as in the published code",
     )
+    verb_exponent: float = Field(
+        1.0, gt=0, description="power of the verb's score in a triplet's; below 1 it counts less"
+    )
+    gaze_cells: int | None = Field(
+        None,
+        ge=1,
+        description="cells at which the gaze steps are computed, those of the highest glance "
+        "scores; null: all",
+    )
     batch_size: int = Field(16, ge=1)
     protocol: Literal["official", "ppdm", "no-frills"] = Field(
         "official", description="HICO's evaluator to follow; see ggnet.eval.hico"
@@ -253,6 +268,12 @@ class Config(_Section):
             raise ValueError(
                 f"model.aggregation is {self.model.aggregation}, which reads features at one "
                 "predicted offset; it needs model.apm=false"
+            )
+        gazes = self.model.aggregation == "gaze" and self.model.gaze_steps > 0
+        if self.loss.hard_negatives != "all" and not gazes:
+            raise ValueError(
+                f"loss.hard_negatives is {self.loss.hard_negatives}, which tells the glance map "
+                "from those of gaze steps, and the model has no gaze step; expected all"
             )
         return self
 

@@ -60,6 +60,10 @@ def test_description_reads_back(tmp_path):
         (["train.lr.x=1"], "train.lr: .*number"),
         (["data.input_size=[100,128]"], r"\[100, 128\].*tiny needs multiples of 8"),
         (["model.aggregation=interaction+human"], "needs model.apm=false"),
+        (
+            ["loss.hard_negatives=gaze", "model.gaze_steps=0"],
+            "loss.hard_negatives is gaze.*the model has no gaze step; expected all",
+        ),
     ],
 )
 def test_bad_values_are_explained(items, expected):

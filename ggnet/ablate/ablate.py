@@ -110,6 +110,7 @@ def _plan(
     """Show the runs with their time and memory; setting -> seconds of a run."""
     left = [job for job in jobs if not is_done(job)]
     measured: dict[str, tuple[float, float]] = {}
+    trained: set[str] = set()
     shown = Screen(title=f"{len(jobs)} runs, {len(jobs) - len(left)} of them done")
     for name in ("row", "settings that differ", "runs", "done", "minutes each", "GiB"):
         shown.add_column(name, justify="left" if "row" in name or "set" in name else "right")
@@ -117,7 +118,8 @@ def _plan(
         settings = list(dict.fromkeys(job.setting for job in jobs))
         for number, setting in enumerate(settings):
             mine = [job for job in jobs if job.setting == setting]
-            measured[setting] = _needs(study, mine[0])
+            measured[setting] = _needs(study, mine[0], trained)
+            trained.add(study.training(mine[0].config))
             told(number + 1, len(settings))
             done = sum(is_done(job) for job in mine)
             minutes, memory = measured[setting][0] / 60, measured[setting][1] / 2**30
@@ -134,15 +136,20 @@ def _plan(
     return seconds
 
 
-def _needs(study: Study, job: Job) -> tuple[float, float]:
-    """Seconds and bytes of a run: as those that are done needed, else from a trial."""
+def _needs(study: Study, job: Job, trained: set[str]) -> tuple[float, float]:
+    """Seconds and bytes of a run: as those that are done needed, else from a trial.
+
+    Args:
+        trained: what other runs train; this one then takes it from them.
+    """
     if found := study.results(job.config):
         return (
             sum(run["seconds"] for run in found.values()) / len(found),
             max(run["memory"] for run in found.values()),
         )
     needs = probe(job.config)
-    return needs["training"] + needs["evaluation"], needs["memory"]
+    training = 0.0 if study.training(job.config) in trained else needs["training"]
+    return training + needs["evaluation"], needs["memory"]
 
 
 def _run(

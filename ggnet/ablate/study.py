@@ -4,8 +4,9 @@
     TABLE.md, .json, .png   what a table has come to so far
     runs/FINGERPRINT-SEED   a run folder of the trainer, with log.txt and, at its end, result.json
 
-Rows of equal settings, of one table or of several, are one run. What a run folder is follows from
-its config.yaml, so that runs of an older version, which knew fewer settings, are found.
+Rows of equal settings, of one table or of several, are one run; rows that differ in their
+evaluation alone are trained once. What a run folder is follows from its config.yaml, so that runs
+of an older version, which knew fewer settings, are found.
 """
 
 import hashlib
@@ -141,6 +142,10 @@ class Study:
         }
         text = json.dumps([self.data, values], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def training(self, config: Config) -> str:
+        """Of everything that decides a run's weights but its seed."""
+        return self.fingerprint(config.model_copy(update={"eval": self.base.eval}))
 
     def results(self, config: Config) -> dict[int, dict[str, Any]]:
         """Seed -> what the finished runs of a setting have come to."""

@@ -156,7 +156,8 @@ def _hna(beta: int, **changes: object) -> dict[str, object]:
 
 
 HNA = Table(
-    "what HNA's hard negatives do: their weight, size and width, and the length of the training",
+    "what HNA's hard negatives do: their weight, size and width, where and when they are seen, the "
+    "length of the training, and how much the verb's score counts",
     SMALL,
     {
         "focal": Row(GGNET | FOCAL),
@@ -175,8 +176,23 @@ HNA = Table(
             for epochs in (16, 32)
             for name, settings in (("focal", GGNET | FOCAL), ("beta4", _hna(4)), ("beta7", _hna(7)))
         },
+        "beta7-ramp": Row(GGNET | {"loss.beta_ramp": 0.5}, {}, ("focal", "beta7")),
+        **{
+            f"beta7-{maps}": Row(GGNET | {"loss.hard_negatives": maps}, {}, ("focal", "beta7"))
+            for maps in ("glance", "gaze")
+        },
         "focal-unclipped": Row(GGNET | FOCAL | {"train.clip": None}, {}, ("focal",)),
         "beta7-unclipped": Row(GGNET | {"train.clip": None}, {}, ("focal-unclipped", "beta7")),
+        # Trained already: the verb's score counts less or more in a triplet's.
+        **{
+            f"{name}-exponent{power}": Row(
+                settings | {"eval.verb_exponent": power},
+                {},
+                (name,) if name == "focal" else (f"focal-exponent{power}", name),
+            )
+            for power in (0.35, 0.5, 2.0)
+            for name, settings in (("focal", GGNET | FOCAL), ("beta4", _hna(4)), ("beta7", GGNET))
+        },
     },
 )
 

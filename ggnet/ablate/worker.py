@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -22,18 +23,24 @@ import cv2
 import torch
 
 import ggnet
+from ggnet.ablate.rows import as_overrides
 from ggnet.ablate.study import RESULT, SPLIT
 from ggnet.commands.common import USER_ERROR
 from ggnet.config import Config, load_config, parse_config
 from ggnet.data.dataset import make_loader
 from ggnet.data.unseen import open_dataset, training_records, training_vocabulary
-from ggnet.engine.checkpoint import LAST, open_checkpoint
+from ggnet.engine.checkpoint import LAST, differing_keys, open_checkpoint
 from ggnet.engine.device import choose_device
-from ggnet.engine.evaluation import RESULTS, evaluate_checkpoint, selection_split
+from ggnet.engine.evaluation import (
+    PREDICTIONS,
+    RESULTS,
+    evaluate_checkpoint,
+    selection_split,
+)
 from ggnet.engine.inference import Predictor
 from ggnet.engine.lock import LOCK, hold_run
 from ggnet.engine.optim import build_optimizer
-from ggnet.engine.runs import FinishedRun, resume_run, stored_report
+from ggnet.engine.runs import RESUMABLE, FinishedRun, resume_run, stored_report
 from ggnet.engine.signals import INTERRUPTED, Interrupted
 from ggnet.engine.trainer import CONFIG, train
 from ggnet.errors import UserError, reading
@@ -60,20 +67,35 @@ def run(folder: Path, root: str) -> None:
         Interrupted: stopped; there is a checkpoint.
     """
     with _hold(folder):
-        at = [f"data.root={json.dumps(root)}"]
+        config, state = load_config(folder / CONFIG, as_overrides({"data.root": root})), None
+        of_eval = {f"eval.{key}": value for key, value in config.eval.model_dump().items()}
+        at = as_overrides({"data.root": root} | of_eval)
+        if not (folder / LAST).exists():
+            _take_training(folder, config)
         try:
             if (folder / LAST).exists():
                 _, config, state = resume_run(folder, None, at)
-            else:
-                config, state = load_config(folder / CONFIG, at), None
             report = train(config, folder, resume=state)
-        except FinishedRun as finished:  # killed between its last checkpoint and its result
-            config = finished.config
-            report = stored_report(folder, config)
-        if selection_split(open_dataset(config.data)) != SPLIT:
+        except FinishedRun:  # another row's training, or killed before its result
+            report = stored_report(folder, config) if (folder / PREDICTIONS).exists() else None
+        if report is None or selection_split(open_dataset(config.data)) != SPLIT:
             checkpoint = open_checkpoint(folder / LAST)
             report = evaluate_checkpoint(checkpoint, at, folder / SPLIT, split=SPLIT)
         _write_result(folder, report, choose_device(config.train.device))
+
+
+def _take_training(folder: Path, config: Config) -> None:
+    """Where a finished run of the study differs in its evaluation alone, take its checkpoint."""
+    for other in sorted(folder.parent.iterdir()):
+        if not (other / RESULT).exists():
+            continue
+        differing = differing_keys(load_config(other / CONFIG), config)
+        if any(not {key, key.partition(".")[0]} & RESUMABLE for key in differing):
+            continue
+        for name in (RESULTS, LAST):  # the checkpoint last: it tells that all is there
+            with open(other / name, "rb") as there, atomic_write(folder / name, "wb") as here:
+                shutil.copyfileobj(there, here)
+        return
 
 
 def probe(config: Config) -> dict[str, float]:

@@ -65,8 +65,14 @@ class Predictor:
         if capture and self.device.type != "cuda":
             raise UserError(f"capture makes a CUDA graph, and the device is {self.device}")
         pairs, decoding = vocabulary.valid_pairs, config.eval
+        _choose_cells(network, decoding.gaze_cells, dtype, capture)
         self.detector = Detector(
-            network, pairs, k=decoding.k, rule=decoding.rule, allow_same=decoding.allow_same
+            network,
+            pairs,
+            k=decoding.k,
+            rule=decoding.rule,
+            allow_same=decoding.allow_same,
+            verb_exponent=decoding.verb_exponent,
         )
         self.detector.to(self.device, memory_format=torch.channels_last)
         self._dtype = DTYPES[dtype]
@@ -221,6 +227,25 @@ def _boxes_in_pixels(boxes: np.ndarray, meta: ImageMeta, to_pixels: np.ndarray) 
     """(n, 4) boxes in cells -> original pixels, cropped to the image."""
     limit = np.array([meta.width, meta.height] * 2)
     return transform_boxes(boxes, to_pixels).clip(0, limit).astype(np.float32)
+
+
+def _choose_cells(network: nn.Module, cells: int | None, dtype: str, capture: bool) -> None:
+    """Let the network compute its gaze steps at these cells.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if cells is not None and (capture or dtype != "float32"):
+        raise UserError(
+            f"eval.gaze_cells is {cells}, which works in float32 and outside of CUDA graphs, not "
+            f"with {'capture' if capture else dtype}; set it to null"
+        )
+    if cells is None and not hasattr(network, "gaze_at"):  # not this package's own network
+        return
+    try:
+        network.gaze_at(cells)
+    except ValueError as error:
+        raise UserError(f"eval.gaze_cells is {cells}, but {error}; set it to null") from None
 
 
 def _at_cells(step: Tensor, yx: Tensor) -> Tensor:

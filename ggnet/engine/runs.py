@@ -61,7 +61,7 @@ def resume_run(
     Args:
         source: the run folder, or its last.pt.
         config: what the user believes the run's configuration to be; None: as it was.
-        overrides: changes. With the "step" schedule the number of epochs may change, too.
+        overrides: changes. The number of epochs may change, too, where nothing is scheduled by it.
 
     Raises:
         FinishedRun: no epoch is left to train.
@@ -71,7 +71,10 @@ def resume_run(
     state = load_checkpoint(path)
     saved = saved_config(state, path)
     wanted = load_config(config, overrides) if config else override(saved, overrides)
-    allowed = RESUMABLE | ({"train.epochs"} if saved.train.lr_schedule == "step" else set())
+    if saved.train.lr_schedule == "step" and not saved.loss.beta_ramp:
+        allowed = RESUMABLE | {"train.epochs"}
+    else:
+        allowed = RESUMABLE
     check_same_config(saved, wanted, path, allowed)
     if state["progress"]["epoch"] >= wanted.train.epochs:
         raise FinishedRun(path.parent, wanted)

@@ -361,9 +361,13 @@ class Trainer:
             capture_training(self.model, batch.images, torch.bfloat16 if enabled else None)
             self._to_capture = False
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=enabled):
-            total, terms = self.loss(self.wrapped(batch.images), batch)
+            total, terms = self.loss(self.wrapped(batch.images), batch, self._progress())
         (total * share).backward()
         return Losses.of(total, terms) * share
+
+    def _progress(self) -> float:
+        """Share of the training that is done."""
+        return self.global_step / (self.config.train.epochs * self.steps_per_epoch)
 
     def _clip(self) -> Tensor:
         """Clip the gradient where that is wanted; its norm before."""

@@ -88,6 +88,11 @@ def export(
     out = Path(out)
     if out.suffix != exporter.suffix:
         raise UserError(f"{out} must end in {exporter.suffix}, as {format_} files do")
+    if config.eval.gaze_cells is not None:
+        raise UserError(
+            f"{checkpoint.path} has eval.gaze_cells={config.eval.gaze_cells}, whose shapes depend "
+            "on the image, which an exported program's cannot; expected null"
+        )
     predictor = Predictor.of(checkpoint, "cpu")
     module = Deployed(predictor.detector, config.model.stride).eval()
     program = trace(module, size, size_multiple=multiple, batch=batch, fixed_size=fixed_size)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ggnet.ops import decode_hoi
@@ -25,6 +26,7 @@ class Detector(nn.Module):
         valid_pairs: (V, num_objects) bool: which verb goes with which object; moves with the
             module and is not part of its state dict.
         k, rule, allow_same: see `ggnet.ops.decode_hoi`.
+        verb_exponent: power of the verb's score in a triplet's.
 
     Example:
         >>> network = build_model(ModelConfig(), num_objects=3, num_verbs=2)
@@ -43,9 +45,11 @@ class Detector(nn.Module):
         k: int = 100,
         rule: str = "product",
         allow_same: bool = False,
+        verb_exponent: float = 1.0,
     ) -> None:
         super().__init__()
         self.network, self.k, self.rule, self.allow_same = network, k, rule, allow_same
+        self.verb_exponent = verb_exponent
         self.register_buffer("valid_pairs", torch.tensor(valid_pairs), persistent=False)
 
     def forward(self, images: Tensor) -> Triplets:
@@ -66,6 +70,8 @@ class Detector(nn.Module):
     def decode(self, outputs: dict[str, Any], detections: Detections | None = None) -> Triplets:
         """The triplets in what the network gives; with `detections`, of these boxes."""
         maps = {name: outputs[name] for name in MAPS}
+        if self.verb_exponent != 1:
+            maps["interaction"] = _powered(maps["interaction"], self.verb_exponent)
         return decode_hoi(
             maps,
             self.valid_pairs,
@@ -74,6 +80,12 @@ class Detector(nn.Module):
             detections=detections,
             allow_same=self.allow_same,
         )
+
+
+def _powered(logits: Tensor, exponent: float) -> Tensor:
+    """The logits of sigmoid(logits) ** exponent."""
+    log = exponent * F.logsigmoid(logits.float())
+    return (log - torch.log(-torch.expm1(log))).to(logits.dtype)
 
 
 @contextmanager

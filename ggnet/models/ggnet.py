@@ -78,6 +78,21 @@ class GGNet(nn.Module):
             return [heads(feature) for heads, feature in zip(self.heads, features, strict=True)]
         return self.heads[-1](features[-1])
 
+    def gaze_at(self, cells: int | None) -> None:
+        """In evaluation mode compute the gaze steps at that many cells of each image, those of the
+        highest glance scores, and give all others a score of 0; None: at all.
+
+        In float32 only. Waits for the device, so that no CUDA graph and no export holds it.
+
+        Raises:
+            ValueError: there are no gaze steps.
+        """
+        for heads in self.heads:
+            if getattr(heads.verbs, "gaze", None):
+                heads.verbs.cells = cells
+            elif cells is not None:
+                raise ValueError("the network has no gaze steps")
+
     def glance_parameters(self) -> list[nn.Parameter]:
         """The parameters that learn through the down-weighted glance loss.
 

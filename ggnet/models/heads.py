@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ggnet import ops
 from ggnet.models.checkpointing import Recomputing
+from ggnet.models.sparse import gaze_at
 from ggnet.nn import ActPointAggregate
 from ggnet.nn.actpoint import points_conv
 
@@ -88,6 +89,8 @@ class GazeVerbs(Recomputing):
     Every step refines the previous one's ActPoints: offsets add up, weights are its own.
     """
 
+    cells: int | None = None  # where evaluation computes the gaze steps, see `gaze_at`; None: all
+
     def __init__(
         self,
         in_channels: int,
@@ -116,6 +119,8 @@ class GazeVerbs(Recomputing):
         self, feature: Tensor, interaction_feature: Tensor, _: dict
     ) -> dict[str, Tensor | list[Tensor]]:
         """The maps of every step in training; in evaluation the last one and the ActPoints."""
+        if not self.training and self.gaze and self.cells and self.cells < feature[0, 0].numel():
+            return gaze_at(self, feature, interaction_feature, self.cells)
         gazed, offset = interaction_feature, None
         if self.shared_features:
             feature = self.features[0](feature)

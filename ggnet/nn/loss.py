@@ -24,12 +24,15 @@ class GGNetLoss(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, outs: list[dict], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, outs: list[dict], batch: Batch, progress: float = 1.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compare.
 
         Args:
             outs: for every stack the training outputs of `GGNet`.
             batch: the targets.
+            progress: share of the training that is done, for `beta_ramp`.
 
         Returns:
             The weighted total, and every unweighted term, detached, averaged over the stacks
@@ -38,7 +41,7 @@ class GGNetLoss(nn.Module):
             object_verbs where the network has them.
         """
         targets = self._draw(outs[0], batch)
-        stacks = [self._terms(out, targets, batch) for out in outs]
+        stacks = [self._terms(out, targets, batch, self._beta(progress)) for out in outs]
         terms = {}
         for name in stacks[0]:
             values = torch.stack([stack[name] for stack in stacks])
@@ -47,6 +50,10 @@ class GGNetLoss(nn.Module):
         weights = self._weights(len(outs[0]["interaction"]))
         total = sum(weights[name] * term for name, term in terms.items())
         return total, {name: term.detach() for name, term in terms.items()}
+
+    def _beta(self, progress: float) -> float:
+        ramp = self.config.beta_ramp
+        return self.config.beta * (min(progress / ramp, 1.0) if ramp else 1.0)
 
     def _weights(self, maps: int) -> dict[str, float]:
         config = self.config
@@ -75,10 +82,12 @@ class GGNetLoss(nn.Module):
                 out["heatmap"].shape,
             )
         }
-        glance = self._draw_verbs(batch, shape, GLANCE_FACTORS)
+        seen_by, split = self.config.hard_negatives, self.config.target_style == "split"
+        glance = self._draw_verbs(batch, shape, GLANCE_FACTORS, seen_by != "gaze")
         gaze = glance
-        if len(maps) > 1 and self.config.target_style == "split":
-            gaze = self._draw_verbs(batch, shape, GAZE_FACTORS)
+        if len(maps) > 1 and (split or seen_by != "all"):
+            factors = GAZE_FACTORS if split else GLANCE_FACTORS
+            gaze = self._draw_verbs(batch, shape, factors, seen_by != "glance")
         for index in range(len(maps)):
             targets[_map_name(index)] = gaze if index else glance
         for source in ("human", "object"):
@@ -90,10 +99,12 @@ class GGNetLoss(nn.Module):
                 )
         return targets
 
-    def _draw_verbs(self, batch: Batch, shape: torch.Size, factors: tuple[float, float]) -> Tensor:
+    def _draw_verbs(
+        self, batch: Batch, shape: torch.Size, factors: tuple[float, float], negatives_too: bool
+    ) -> Tensor:
         centers, radii = batch.interactions, batch.interaction_radii
         signs = torch.ones_like(radii)
-        if self.config.interaction == "hna":
+        if self.config.interaction == "hna" and negatives_too:
             negatives = batch.hard_negatives
             ones = torch.ones_like(negatives[:, 0])
             centers = torch.cat([centers, negatives])
@@ -108,7 +119,9 @@ class GGNetLoss(nn.Module):
             negative_factor=factors[1],
         )
 
-    def _terms(self, out: dict, targets: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def _terms(
+        self, out: dict, targets: dict[str, Tensor], batch: Batch, beta: float
+    ) -> dict[str, Tensor]:
         logits = {_map_name(index): map_ for index, map_ in enumerate(out["interaction"])}
         logits |= {name: out[name] for name in targets if name in out}
         config = self.config
@@ -117,7 +130,7 @@ class GGNetLoss(nn.Module):
                 logits[name],
                 target,
                 alpha=config.alpha,
-                beta=config.beta,
+                beta=beta,
                 gamma=config.gamma,
                 eps=config.eps,
             )

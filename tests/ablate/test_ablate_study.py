@@ -108,6 +108,39 @@ def test_tables_share_runs(here, tiny, tmp_path):
     assert rows["points25"]["runs"] == rows["steps1"]["runs"]
 
 
+def test_rows_that_differ_in_their_evaluation_are_trained_once(here, tiny, tmp_path, monkeypatch):
+    out, trained = tmp_path / "study", []
+
+    def counted(config, *arguments, **named):
+        trained.append(config.eval.verb_exponent)
+        return original(config, *arguments, **named)
+
+    original = worker.train
+    monkeypatch.setattr(worker, "train", counted)
+    rows = ("--rows", "focal,focal-exponent0.5,focal-exponent2.0", "--seeds", 1)
+    assert ablate("hna", out, *rows, *tiny) == 0
+    assert len(here) == 3
+    assert trained == [1.0]
+    found = json.loads((out / "hna.json").read_text())["rows"]
+    runs = {name: row["runs"]["317"] for name, row in found.items()}
+    assert len({run["seconds"] for run in runs.values()}) == 1
+    settings = {
+        path.parent.name: yaml.safe_load(path.read_text())["eval"]
+        for path in out.glob(f"{RUNS}/*/{CONFIG}")
+    }
+    assert sorted(x["verb_exponent"] for x in settings.values()) == [0.5, 1.0, 2.0]
+
+    (one,) = (
+        p for p in out.glob(f"{RUNS}/*/{RESULT}") if settings[p.parent.name]["verb_exponent"] == 2
+    )
+    before = json.loads(one.read_text())
+    one.unlink()  # as if killed before it
+    assert ablate("hna", out, *rows, *tiny) == 0
+    after = json.loads(one.read_text())
+    assert (after["metrics"], after["errors"]) == (before["metrics"], before["errors"])
+    assert trained == [1.0]
+
+
 def test_runs_of_an_older_version_are_found(here, tiny, tmp_path):
     """One that did not know a setting has another fingerprint in the folder's name."""
     out = tmp_path / "study"

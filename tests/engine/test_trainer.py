@@ -195,9 +195,9 @@ with StopRequest() as stop:
 def test_loss_that_is_not_finite_names_the_images(settings, tmp_path, monkeypatch, device):
     original, seen, weights = GGNetLoss.forward, [], {}
 
-    def poisoned(self, outs, batch):
-        total, terms = original(self, outs, batch)
-        seen.append([meta.file_name for meta in batch.meta])
+    def poisoned(self, *inputs):
+        total, terms = original(self, *inputs)
+        seen.append([meta.file_name for meta in inputs[1].meta])
         if len(seen) == 3:
             terms["gaze1"] = terms["gaze1"] * float("nan")
             total = total * float("nan")
@@ -222,9 +222,9 @@ def test_loss_that_is_not_finite_names_the_images(settings, tmp_path, monkeypatc
 def test_gradient_that_is_not_finite_is_not_applied(settings, tmp_path, monkeypatch):
     original = GGNetLoss.forward
 
-    def exploding(self, outs, batch):
+    def exploding(self, outs, *inputs):
         outs[0]["size"].register_hook(lambda gradient: gradient * float("inf"))
-        return original(self, outs, batch)
+        return original(self, outs, *inputs)
 
     monkeypatch.setattr(GGNetLoss, "forward", exploding)
     with pytest.raises(UserError, match="a gradient is not finite at epoch 1, step 1"):

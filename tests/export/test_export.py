@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -147,10 +148,14 @@ def test_missing_packages_are_named(checkpoint, tmp_path, monkeypatch):
         ({"batch": 0}, "batch is 0; expected 1 to 64"),
         ({"out": "model.onnx"}, "must end in .pt2"),
         ({"out": "file/model.pt2"}, "cannot write .*model.pt2"),
+        ({"gaze_cells": 9}, "eval.gaze_cells=9, whose shapes depend on the image.*expected null"),
     ],
 )
 def test_bad_settings_are_named(checkpoint, tmp_path, settings, message):
     (tmp_path / "file").write_text("")
+    config = checkpoint.config.model_copy(deep=True)
+    config.eval.gaze_cells = settings.pop("gaze_cells", None)
+    checkpoint = replace(checkpoint, config=config)
     settings = {"format_": "torch", "out": "model.pt2"} | settings
     settings["out"] = tmp_path / settings["out"]
     with pytest.raises(UserError, match=message):

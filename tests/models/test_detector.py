@@ -7,6 +7,7 @@ import torch
 from ggnet import ops
 from ggnet.config import ModelConfig
 from ggnet.models import Detector, build_model
+from ggnet.models.detector import MAPS
 
 OBJECTS, VERBS, K = 3, 4, 20
 PAIRS = np.array([[0, 1, 1], [0, 0, 1], [1, 0, 0], [0, 1, 0]], bool)
@@ -54,6 +55,34 @@ def test_it_decodes_as_it_was_told_to():
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
         same = torch.equal(found.human_boxes[0, 0], found.object_boxes[0, 0])
         assert same == ("allow_same" in how)
+
+
+@pytest.mark.parametrize("exponent", [0.3, 1.0, 2.5])
+@torch.no_grad()
+def test_the_verbs_score_to_a_power(images, exponent):
+    model = detector()
+    outputs = model.network(images)
+    plain = model.decode(outputs)
+    model.verb_exponent = exponent
+    powered = model.decode(outputs)
+    double = {name: outputs[name].double() for name in MAPS}
+    double["interaction"] = torch.logit(double["interaction"].sigmoid() ** exponent)
+    expected = ops.decode_hoi(double, torch.tensor(PAIRS), k=K)
+    torch.testing.assert_close(powered.scores, expected.scores.float(), rtol=1e-5, atol=1e-7)
+    assert torch.equal(powered.verbs, expected.verbs)
+    assert torch.equal(powered.scores, plain.scores) == (exponent == 1)
+
+
+def test_a_power_of_certain_scores_stays_in_range():
+    maps = {
+        "heatmap": torch.full((1, 3, 6, 6), 200.0),
+        "interaction": torch.full((1, 4, 6, 6), 200.0),
+    }
+    maps |= {name: torch.ones(1, 2, 6, 6) for name in ("size", "center_frac")}
+    maps |= {name: torch.zeros(1, 2, 6, 6) for name in ("human_offset", "object_offset")}
+    maps["interaction"][:, :, 3:] = -torch.inf
+    found = Detector(torch.nn.Identity(), PAIRS, verb_exponent=0.5, k=90).decode(maps)
+    assert set(found.scores.flatten().tolist()) == {0.0, 1.0}
 
 
 def test_training_mode_is_refused(images):

@@ -34,7 +34,9 @@ def random_outputs(stacks=2, maps=3, apm=True, images=2, cells=8) -> list[dict]:
     ]
 
 
-def naive_terms(outs: list[dict], batch: Batch, config: LossConfig) -> dict[str, torch.Tensor]:
+def naive_terms(
+    outs: list[dict], batch: Batch, config: LossConfig, beta: float
+) -> dict[str, torch.Tensor]:
     """Every term by the published code's dense recipe: one target map and one loop a point."""
     terms = {}
     for out in outs:
@@ -55,15 +57,17 @@ def naive_terms(outs: list[dict], batch: Batch, config: LossConfig) -> dict[str,
         add(terms, "heatmap", reference.hna_loss(out["heatmap"], objects))
         for index, logits in enumerate(out["interaction"]):
             split = config.target_style == "split" and index > 0
+            blind = config.hard_negatives == ("glance" if index else "gaze")
+            seen = len(batch.interactions) if blind else len(centers)
             target = reference.draw_heatmaps(
-                centers,
-                radii,
-                torch.tensor(signs),
+                centers[:seen],
+                radii[:seen],
+                torch.tensor(signs[:seen]),
                 logits.shape,
                 positive_factor=8.0 if split else 6.0,
                 negative_factor=2.0 if split else 6.0,
             )
-            loss = reference.hna_loss(logits, target, beta=config.beta)
+            loss = reference.hna_loss(logits, target, beta=beta)
             add(terms, f"gaze{index}" if index else "glance", loss)
         for name, points, targets in (
             ("size", batch.objects, batch.sizes),
@@ -90,7 +94,7 @@ def test_equals_the_dense_recipe(interaction, target_style, apm, make_batch):
     config = LossConfig(interaction=interaction, target_style=target_style, beta=5.0)
     outs, batch = random_outputs(apm=apm), make_batch()
     total, terms = GGNetLoss(config)(outs, batch)
-    expected = {name: term.mean() for name, term in naive_terms(outs, batch, config).items()}
+    expected = {name: term.mean() for name, term in naive_terms(outs, batch, config, 5.0).items()}
     assert set(terms) == set(expected)
     for name, term in terms.items():
         torch.testing.assert_close(term, expected[name].detach(), **TERMS)
@@ -104,6 +108,25 @@ def test_equals_the_dense_recipe(interaction, target_style, apm, make_batch):
         + e["center_frac"]
     )
     torch.testing.assert_close(total, weighted, **TERMS)
+
+
+@pytest.mark.parametrize("target_style", ["split", "same"])
+@pytest.mark.parametrize("hard_negatives", ["glance", "gaze"])
+def test_hard_negatives_of_some_maps(hard_negatives, target_style, make_batch):
+    config = LossConfig(hard_negatives=hard_negatives, target_style=target_style)
+    outs, batch = random_outputs(), make_batch()
+    _, terms = GGNetLoss(config)(outs, batch)
+    for name, term in naive_terms(outs, batch, config, 7.0).items():
+        torch.testing.assert_close(terms[name], term.mean().detach(), **TERMS)
+
+
+@pytest.mark.parametrize(("progress", "beta"), [(0.0, 0.0), (0.1, 2.0), (0.25, 5.0), (1.0, 5.0)])
+def test_beta_grows_along_its_ramp(progress, beta, make_batch):
+    config = LossConfig(beta=5.0, beta_ramp=0.25)
+    outs, batch = random_outputs(), make_batch()
+    _, terms = GGNetLoss(config)(outs, batch, progress)
+    for name, term in naive_terms(outs, batch, config, beta).items():
+        torch.testing.assert_close(terms[name], term.mean().detach(), **TERMS)
 
 
 def test_offsets_can_be_summed_over_stacks(make_batch):
