@@ -196,13 +196,14 @@ def draw(results: dict, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots(1, len(NETWORKS), sharey=True)
-    for name, plot in zip(NETWORKS, axes, strict=True):
+    names = list(dict.fromkeys(row["network"] for row in results["rows"]))
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for name, plot in zip(names, axes, strict=True):
         rows = [row for row in results["rows"] if row["network"] == name]
         share = [(row["cells"] or row["of"]) / row["of"] for row in rows]
         dense = rows[0]
         if "ap" in dense:
-            plot.plot(share, [row["ap"] / dense["ap"] for row in rows], "o-", label="mAP")
+            plot.plot(share, [row["ap"] / (dense["ap"] or 1) for row in rows], "o-", label="mAP")
         plot.plot(share, [row["overlap"] for row in rows], "s-", label="overlap of the top 100")
         plot.plot(share, [row["seconds"] / dense["seconds"] for row in rows], "^-", label="time")
         plot.set_xscale("log", base=2)

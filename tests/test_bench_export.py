@@ -11,13 +11,14 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # bench/ is not installed
 
 from bench import export as bench  # noqa: E402
+from bench.publish import END  # noqa: E402
 from ggnet.config import Config  # noqa: E402
 
 
 @pytest.fixture
 def page(tmp_path, monkeypatch):
     path = tmp_path / "export.md"
-    path.write_text(f"before\n{bench.BEGIN}\nold\n{bench.END}\nafter\n")
+    path.write_text(f"before\n{bench.BEGIN}\nold\n{END}\nafter\n")
     monkeypatch.setattr(bench, "PAGE", path)
     return path
 
