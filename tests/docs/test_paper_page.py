@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 from pages import ROOT, commands
@@ -12,6 +14,7 @@ from ggnet.ablate.tables import TABLES
 from ggnet.cli import build_parser
 
 PAGE = "docs/paper.md"
+PROGRAMS = ("ggnet", "python -m")
 TEXT = (ROOT / PAGE).read_text(encoding="utf-8")
 
 
@@ -58,10 +61,28 @@ def test_the_claims_are_the_papers_differences():
             assert figure == said, claim
 
 
-@pytest.mark.parametrize("line", commands(PAGE))
+LINES = {program: [x for x in commands(PAGE) if x.startswith(program)] for program in PROGRAMS}
+
+
+def test_commands_are_of_these_programs():
+    assert sorted(sum(LINES.values(), [])) == sorted(commands(PAGE))
+
+
+@pytest.mark.parametrize("line", LINES["python -m"])
+def test_a_script_has_these_options(line):
+    _, _, module, *arguments = shlex.split(line)
+    shown = subprocess.run(
+        [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    options = [word for word in arguments if word.startswith("--")]
+    for word in options or arguments:
+        assert word in shown.stdout
+
+
+@pytest.mark.parametrize("line", LINES["ggnet"])
 def test_a_command_is_understood(line):
-    program, *arguments = shlex.split(line)
-    assert program == "ggnet"
+    _, *arguments = shlex.split(line)
     parsed = build_parser().parse_args(arguments)
     if getattr(parsed, "row", None):
         assert row_overrides(parsed.row, parsed.data, parsed.flavour)
