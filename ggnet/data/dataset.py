@@ -32,7 +32,7 @@ from ggnet.data.preprocess import ImageMeta, preprocess, stack_bytes, stack_inpu
 from ggnet.data.problems import Problems
 from ggnet.data.targets import build_targets
 from ggnet.data.transforms import transform_boxes
-from ggnet.data.transport import Piped, Sender, tensors_in_flight
+from ggnet.data.transport import Packed, Piped, Sender, batches_in_flight
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 
@@ -231,6 +231,7 @@ class HOILoader(DataLoader):
                             raise batch
                         if isinstance(batch, Piped):
                             self._tell(batch.reason)
+                        if isinstance(batch, Piped | Packed):
                             batch = batch.unpack()
                         yield batch
         except OSError as error:
@@ -242,7 +243,7 @@ class HOILoader(DataLoader):
     def _get_iterator(self) -> Iterator:
         return _WorkersBatches(self) if self.num_workers else super()._get_iterator()
 
-    def _next(self, batches: Iterator) -> ImageBatch | Piped | UserError | None:
+    def _next(self, batches: Iterator) -> ImageBatch | Packed | Piped | UserError | None:
         """The next item, None at the end."""
         waited, told = 0.0, 0.0
         while True:
@@ -376,7 +377,7 @@ def make_loader(
         num_workers=workers,
         collate_fn=Sender(
             partial(collate, as_bytes=device.type != "cpu"),
-            tensors_in_flight(workers),
+            batches_in_flight(workers),
         ),
         timeout=min(WAIT_SECONDS, LOOK_SECONDS) if workers else 0,
         pin_memory=torch.cuda.is_available(),

@@ -1,8 +1,9 @@
 """How batches come from loader processes: through shared memory, or through a pipe without it.
 
 Shared memory (/dev/shm) needs no copy, but a container has 64 MB of it unless told otherwise, and
-every tensor in it takes a file descriptor. torch's queue puts tensors there in a thread of its own,
-where an error loses the batch and training waits for ever; here that happens before.
+every piece of it takes a file descriptor, which the receiver has to ask the loader process for:
+milliseconds where that one is busy. So a batch is one piece. torch's queue would put tensors there
+in a thread of its own, where an error loses the batch and training waits for ever.
 """
 
 import errno
@@ -10,16 +11,59 @@ import os
 import pickle
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from ggnet.data.batch import Batch, ImageBatch
+from ggnet.data.batch import ImageBatch
 
 SHARED_MEMORY = "/dev/shm"
+ALIGNMENT = 64  # bytes, of each tensor in it
 OTHER_FILES = 64  # descriptors that the rest of a training opens
 FEW_FILES = "the limit of {limit} open files is low (`ulimit -n 4096` raises it)"
+
+
+@dataclass
+class Place:
+    """Where a tensor lies in a piece of memory."""
+
+    offset: int  # bytes
+    dtype: torch.dtype
+    shape: torch.Size
+    stride: tuple[int, ...]
+
+    def of(self, memory: Tensor) -> Tensor:
+        """The tensor there."""
+        count = self.shape.numel() * self.dtype.itemsize
+        part = memory[self.offset : self.offset + count].view(self.dtype)
+        return part.as_strided(self.shape, self.stride)
+
+
+class Packed:
+    """A batch of which all tensors lie in one piece of shared memory."""
+
+    def __init__(self, batch: ImageBatch):
+        self.places, size = {}, 0
+        for name, tensor in tensors_of(batch).items():
+            stride = torch.empty_like(tensor, device="meta").stride()  # without gaps
+            self.places[name] = Place(size, tensor.dtype, tensor.shape, stride)
+            size += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+        memory = torch.UntypedStorage._new_shared(max(size, 1))
+        self.memory = torch.empty(0, dtype=torch.uint8).set_(memory)
+        for name, place in self.places.items():
+            place.of(self.memory).copy_(getattr(batch, name))
+        self.rest = replace(batch, **dict.fromkeys(self.places))
+
+    def unpack(self) -> ImageBatch:
+        """The batch; its tensors keep the memory."""
+        tensors = {name: place.of(self.memory) for name, place in self.places.items()}
+        return replace(self.rest, **tensors)
+
+    def pin_memory(self) -> ImageBatch:
+        """The batch in page-locked memory, as the loader asks for where there is a GPU."""
+        self.memory = self.memory.pin_memory()
+        return self.unpack()
 
 
 @dataclass
@@ -59,19 +103,22 @@ class Sender:
             return batch
         if self.reason is not None:
             return _piped(batch, self.reason)
-        tensors = [t for f in fields(batch) if isinstance(t := getattr(batch, f.name), Tensor)]
         try:
-            for tensor in tensors:
-                tensor.share_memory_()
-            return batch
+            return Packed(batch)
         except RuntimeError as error:
-            return _piped(batch, _why(error, sum(tensor.nbytes for tensor in tensors)))
+            needed = sum(tensor.nbytes for tensor in tensors_of(batch).values())
+            return _piped(batch, _why(error, needed))
 
 
-def tensors_in_flight(workers: int, prefetch: int = 2) -> int:
-    """How many tensors are on their way at most: those of batches ahead, of the batch in use and of
-    the one that replaces it."""
-    return (workers * prefetch + 2) * (len(fields(Batch)) - len(("meta", "seconds")))
+def batches_in_flight(workers: int, prefetch: int = 2) -> int:
+    """How many are there at most: those ahead, the one in use and the one that replaces it."""
+    return workers * prefetch + 2
+
+
+def tensors_of(batch: ImageBatch) -> dict[str, Tensor]:
+    """The tensors of a batch by their field's name."""
+    values = {item.name: getattr(batch, item.name) for item in fields(batch)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def _piped(batch: ImageBatch, reason: str) -> Piped:

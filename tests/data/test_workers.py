@@ -19,7 +19,7 @@ from ggnet.data import transport
 from ggnet.data.annotations import ImageRecord
 from ggnet.data.dataset import HOILoader, make_loader, worker_errors
 from ggnet.data.images import open_image
-from ggnet.data.transport import FEW_FILES
+from ggnet.data.transport import FEW_FILES, tensors_of
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 
@@ -99,16 +99,16 @@ def test_the_parent_can_end_a_worker(tmp_path):
 
 def test_without_shared_memory_batches_come_through_a_pipe(tmp_path, monkeypatch, caplog):
     """As where /dev/shm is full: torch's own words, once some batches have come."""
-    share, calls = torch.Tensor.share_memory_, []
+    shared, calls = torch.UntypedStorage._new_shared, []
 
-    def full(self):
-        calls.append(1)
-        if len(calls) > 25:
+    def full(size):
+        calls.append(size)
+        if len(calls) > 2:
             raise RuntimeError("unable to allocate shared memory(shm) for file: No space left (28)")
-        return share(self)
+        return shared(size)
 
     expected = content(loader(tmp_path, **{"data.workers": 0}))
-    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
     monkeypatch.setattr(HOILoader, "_told", set())
     with caplog.at_level(logging.WARNING, "ggnet"):
         assert_same(content(loader(tmp_path)), expected)
@@ -147,16 +147,31 @@ print(len(list(loader(Path({str(tmp_path)!r})))))
 def test_shared_memory_that_fails_for_another_reason(tmp_path, monkeypatch, caplog):
     """More of it would not help: torch's own words, and no remedy."""
 
-    def forbidden(self):
+    def forbidden(size):
         raise RuntimeError("unable to open shared memory object in read-write mode: Denied (13)")
 
     expected = content(loader(tmp_path, **{"data.workers": 0}))
-    monkeypatch.setattr(torch.Tensor, "share_memory_", forbidden)
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", forbidden)
     monkeypatch.setattr(HOILoader, "_told", set())
     with caplog.at_level(logging.WARNING, "ggnet"):
         assert_same(content(loader(tmp_path)), expected)
     assert "/dev/shm cannot be used (unable to open shared memory object" in caplog.text
     assert "--shm-size" not in caplog.text
+
+
+def test_a_batch_is_one_piece_of_shared_memory(tmp_path):
+    """Each piece costs a file descriptor, and a question to a loader process that is busy."""
+    batches = list(loader(tmp_path))
+    expected = list(loader(tmp_path, **{"data.workers": 0}))
+    for batch, plain in zip(batches, expected, strict=True):
+        tensors = tensors_of(batch)
+        assert len({tensor.untyped_storage().data_ptr() for tensor in tensors.values()}) == 1
+        assert batch.images.is_shared()
+        assert tensors.keys() == tensors_of(plain).keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, getattr(plain, name)), name
+            assert tensor.stride() == getattr(plain, name).stride(), name
+        assert [m.file_name for m in batch.meta] == [m.file_name for m in plain.meta]
 
 
 def test_no_shared_memory_at_all(monkeypatch):
