@@ -121,7 +121,7 @@ def test_every_parameter_learns(timm):
     assert [name for name, p in named if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "fasternet_t0"])  # batch statistics, random depth
+@pytest.mark.parametrize("name", ["test_resnet", "tiny_vit_11m_224"])  # the second has random depth
 def test_recomputing_changes_nothing(timm, name, make_batch):
     batch, results = make_batch(2, 64), []
     for setting in ("none", "all"):
