@@ -26,7 +26,7 @@ WITH_TRITON := PYTHONPATH=$(CURDIR)/$(TRITON_SITE) TRITON_CACHE_DIR=$(CURDIR)/bu
 TIMM_SITE := build/timm
 BUILD_INPUTS := pyproject.toml setup.py build_backend.py ggnet/_build.py $(shell find csrc kernels -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow test-simt test-asan test-viewer test-timm fuzz test-triton triton-budget simt-budget test-cuda-build mutants gpu-check wheel bench bench-eval lint format clean
+.PHONY: help setup demo test test-slow test-simt test-simt-checked test-asan test-viewer test-timm fuzz test-triton triton-budget simt-budget test-cuda-build mutants gpu-check wheel bench bench-eval lint format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -53,8 +53,10 @@ test-slow: setup  ## the tests that `make test` leaves out
 	$(BIN)/python -m pytest -n 2 -m slow $(PYTEST_ARGS)
 
 # The C++ library comes with the sanitizer, which looks for its way to throw exceptions once.
-test-simt: setup  ## the device kernels on the CPU: plain, with sanitizers, traced
+test-simt: setup test-simt-checked  ## the device kernels on the CPU: plain, with sanitizers, traced
 	$(BIN)/python -m pytest -n 2 tests/simt -m "slow or not slow" $(PYTEST_ARGS)
+
+test-simt-checked: setup
 	GGNET_SIMT_VARIANT=traced $(BIN)/python -m pytest -n 2 tests/simt -k "not planted" -m "slow or not slow" $(PYTEST_ARGS)
 	GGNET_SIMT_VARIANT=asan ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
