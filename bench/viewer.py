@@ -1,6 +1,7 @@
 """Size of the HTML report, and how long a browser needs for it.
 
     python -m bench.viewer [--images 300 2000]
+    python -m bench.viewer --publish                and into docs/viewer.md
 
 Photos of 640 x 640 pixels, 3.5 annotated pairs, 100 triplets and ten ActPoint sets each, with
 HICO-DET's 600 HOIs; pictures beside the page and in it. Needs playwright and a Chromium. The first
@@ -22,10 +23,11 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 from playwright.sync_api import Page as PageTab
-from rich.console import Console
-from rich.table import Table
 
+from bench.__main__ import machine
 from bench.eval import generate
+from bench.publish import ROOT, replace_between
+from ggnet.cores import usable_cores
 from ggnet.data.annotations import ImageRecord
 from ggnet.data.tables import hico_rare, hico_vocabulary
 from ggnet.eval import hico
@@ -35,6 +37,11 @@ from ggnet.report import contents
 from ggnet.report.gaze import Looks
 from ggnet.report.write import Page
 
+PAGE, BEGIN = ROOT / "docs/viewer.md", "<!-- python -m bench.viewer --publish: begin -->"
+COLUMNS = (
+    "images", "pictures", "page, MB", "files, MB", "made, s", "first picture, ms",
+    "opened, ms", "filter, ms", "frame, ms",
+)  # fmt: skip
 SIDE, STEPS, POINTS, GAZED = 640, 2, 25, 10
 FIRST = """document.addEventListener("load", ({ target }) => {
   if (target.matches?.(".card img")) window.first ??= performance.now();
@@ -61,29 +68,46 @@ SCROLL = """async (frames) => {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.viewer",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--images", type=int, nargs="+", default=[300, 2000])
-    counts = parser.parse_args().images
+    parser.add_argument("--publish", action="store_true", help="write the table into the page")
+    options = parser.parse_args()
     program = shutil.which("chromium-headless-shell") or shutil.which("chromium")
     if program is None:
         print("no Chromium found; on Debian: apt install chromium-headless-shell", file=sys.stderr)
         return 2
-    table = Table(title="The HTML report")
-    for name in ("images", "pictures", "page, MB", "files, MB", "made, s", "first picture, ms"):
-        table.add_column(name, justify="right")
-    for name in ("opened, ms", "filter, ms", "frame, ms"):
-        table.add_column(name, justify="right")
+    rows = []
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program)
-        for count in counts:
+        version = browser.version
+        for count in options.images:
             report, paths = make_report(count, Path(folder))
             for embed in (False, True):
                 row = [f"{count:,}", *measure(report, paths, embed, Path(folder), browser)]
-                table.add_row(*row)
+                rows.append(row)
                 print(*row, file=sys.stderr, flush=True)
         browser.close()
-    Console(width=120).print(table)
+    text = markdown(rows, version)
+    print(text)
+    if options.publish:
+        replace_between(PAGE, BEGIN, text)
     return 0
+
+
+def markdown(rows: list[list[str]], version: str) -> str:
+    options = argparse.Namespace(device="cpu", cpu_time=False, threads=usable_cores())
+    lines = [
+        f"{machine(options)['cpu']}, Chromium {version}:",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        "|---:" * len(COLUMNS) + "|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    return "\n".join(["", *lines, "", ""])
 
 
 def measure(
