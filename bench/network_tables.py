@@ -30,7 +30,7 @@ def table(results: dict, modes: tuple[str, ...]) -> str:
     for row in rows:
         peer = eager.get(case(row), {})
         lines.append(
-            f"| {case(row)} | {row['provider']} | {row['seconds'] * 1e3:.4g} "
+            f"| {case(row)} | {row['provider']} | {row['seconds'] * 1e3:.1f} "
             f"| {row['images_per_second']:.3g} | {megabytes(row.get('peak_bytes'))} "
             f"| {ratio(row, peer, 'seconds')} | {ratio(row, peer, 'peak_bytes')} |"
         )

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <tuple>
 #include <vector>
@@ -117,11 +118,14 @@ class CpuCall {
     set_features();
     const int64_t count = sections(s);
     std::vector<void*> spill;
+    bool moved = false;
     if (p_.grad_features) {
-      // Sums go straight into a gradient of the kernels' own layout and type.
-      const bool direct = acc == int64_t(features.element_size()) &&
-                          (s.channels == 1 || is_channels_last(features));
-      p_.feature_sums = direct ? p_.grad_features : buffer(features.numel() * acc);
+      // Sums go straight into a gradient of the kernels' own layout and type. In another layout
+      // they fill its memory, until they can move to the features' copy, which is then done with.
+      const bool of_type = acc == int64_t(features.element_size());
+      const bool direct = of_type && (s.channels == 1 || is_channels_last(features));
+      moved = of_type && !direct && features_copy_;
+      p_.feature_sums = direct || moved ? p_.grad_features : buffer(features.numel() * acc);
       if (sections_of_image(s) > 1) {
         spill.assign(count * s.height, nullptr);
         p_.spill_rows = spill.data();
@@ -136,6 +140,14 @@ class CpuCall {
     }
     parallel_for(0, count, 1,
                  [&](int64_t begin, int64_t end) { kernels_.backward(p_, begin, end); });
+    if (moved) {
+      const int64_t row = s.width * s.channels * acc;
+      parallel_for(0, s.batch * s.height, 1, [&](int64_t begin, int64_t end) {
+        std::memcpy(static_cast<char*>(features_copy_) + begin * row,
+                    static_cast<char*>(p_.grad_features) + begin * row, (end - begin) * row);
+      });
+      p_.feature_sums = features_copy_;
+    }
     if (p_.grad_features)
       parallel_for(0, s.batch * s.height, 1,
                    [&](int64_t begin, int64_t end) { kernels_.reduce_features(p_, begin, end); });
@@ -151,7 +163,8 @@ class CpuCall {
   DeformInputs in_;
   const DeformCpuKernels& kernels_;
   DeformCpuParams p_{};
-  std::vector<Tensor> alive_;  // buffers that p_ points into
+  std::vector<Tensor> alive_;      // buffers that p_ points into
+  void* features_copy_ = nullptr;  // where set_features made one
 
   // Kernels read features with adjacent channels and evenly spaced pixels; others are copied once.
   void set_features() {
@@ -165,16 +178,14 @@ class CpuCall {
         (one_row || one_col || t.stride(2) == s.width * t.stride(3)) &&
         s.height * s.width * p_.feature_pixel_stride <= std::numeric_limits<int32_t>::max())
       return;
-    Tensor copy = empty({s.batch, s.height, s.width, s.channels}, t);
+    features_copy_ = buffer(t.numel() * t.element_size());
     const Strides strides = strides_of(t);
     parallel_for(0, s.batch * s.height, 1, [&](int64_t begin, int64_t end) {
-      kernels_.to_channels_last(t.const_data_ptr(), strides, p_, copy.mutable_data_ptr(), begin,
-                                end);
+      kernels_.to_channels_last(t.const_data_ptr(), strides, p_, features_copy_, begin, end);
     });
-    p_.features = copy.const_data_ptr();
+    p_.features = features_copy_;
     p_.feature_pixel_stride = s.channels;
     p_.feature_batch_stride = s.height * s.width * s.channels;
-    alive_.push_back(std::move(copy));
   }
 
   void* buffer(int64_t bytes) {
