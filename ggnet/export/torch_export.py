@@ -21,10 +21,14 @@ def load(path: Path) -> Runner:
 
 
 def runner(module) -> Runner:
-    """A module's function on arrays."""
+    """A module's function on arrays.
+
+    In the order of their shape: a compiled program reads its input so, whatever the strides say.
+    """
 
     @torch.inference_mode()
     def run(images: np.ndarray) -> list[np.ndarray]:
+        images = np.ascontiguousarray(images)
         return [value.numpy() for value in module(torch.from_numpy(images))]
 
     return run

@@ -79,7 +79,12 @@ def test_it_finds_the_same_on_any_batch_and_size(checkpoint, tmp_path, name):
     assert about["outputs"] == list(OUTPUTS)
     # As a program that was handed the file would use it, on a picture of another size.
     pixels = np.random.default_rng(5).random((1, 3, 72, 80), dtype=np.float32)
-    found = dict(zip(OUTPUTS, EXPORTERS[name].load(out)(pixels), strict=True))
+    run = EXPORTERS[name].load(out)
+    found = dict(zip(OUTPUTS, run(pixels), strict=True))
+    # The same picture, its pixels' colors side by side in memory as a decoder leaves them.
+    strided = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    for value, again in zip(found.values(), run(strided), strict=True):
+        np.testing.assert_array_equal(value, again)
     model = ggnet.Model(checkpoint, device="cpu")
     model.predictor.config.data.input_size = (72, 80)
     [expected] = model(torch.from_numpy(np.round(pixels * 255) / 255), threshold=0)
@@ -104,7 +109,25 @@ def test_other_networks(tmp_path, name):
     assert 0 <= checked.box_difference < module.BOX_TOLERANCE
 
 
-def test_what_differs_is_not_kept(checkpoint, tmp_path, monkeypatch):
+def shift_boxes(found):
+    found[2] = found[2] + 0.1
+
+
+def shift_scores(found):
+    found[0] = found[0] + 0.001
+
+
+def lose_some(found):
+    for values in found:
+        values[:, 1:9] = values[:, :1]
+
+
+def add_some(found):
+    found[0][:, -9:], found[1][:, -9:] = found[0][:, :9], 1 - found[1][:, :9]
+
+
+@pytest.mark.parametrize("change", [shift_boxes, shift_scores, lose_some, add_some])
+def test_what_differs_is_not_kept(checkpoint, tmp_path, monkeypatch, change):
     load = EXPORTERS["torch"].load
 
     def wrong(self, path):
@@ -112,13 +135,13 @@ def test_what_differs_is_not_kept(checkpoint, tmp_path, monkeypatch):
 
         def shifted(images):
             found = run(images)
-            found[2] = found[2] + 0.1
+            change(found)
             return found
 
         return shifted
 
     monkeypatch.setattr(type(EXPORTERS["torch"]), "load", wrong)
-    with pytest.raises(UserError, match=r"does not find.* triplets have boxes that"):
+    with pytest.raises(UserError, match=r"does not find .*scores differ .* triplets have boxes"):
         export(checkpoint, "torch", tmp_path / "model.pt2")
     assert list(tmp_path.iterdir()) == []
 
