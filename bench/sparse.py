@@ -203,13 +203,13 @@ def draw(results: dict, path: Path) -> None:
         share = [(row["cells"] or row["of"]) / row["of"] for row in rows]
         dense = rows[0]
         if "ap" in dense:
-            plot.plot(share, [row["ap"] / (dense["ap"] or 1) for row in rows], "o-", label="mAP")
-        plot.plot(share, [row["overlap"] for row in rows], "s-", label="overlap of the top 100")
-        plot.plot(share, [row["seconds"] / dense["seconds"] for row in rows], "^-", label="time")
+            plot.plot(share, [row["ap"] / (dense["ap"] or 1) for row in rows], "C0o-", label="mAP")
+        plot.plot(share, [row["overlap"] for row in rows], "C1s-", label="overlap of the top 100")
+        plot.plot(share, [row["seconds"] / dense["seconds"] for row in rows], "C2^-", label="time")
         plot.set_xscale("log", base=2)
         plot.set_title(f"{name}, {dense['of']} cells", fontsize=10)
         plot.set_xlabel("share of the cells at which it gazes")
-        plot.set_ylim(0, 1.15)
+        plot.set_ylim(0, 1.4)
         plot.grid(alpha=0.3)
     axes[0].set_ylabel("dense = 1")
     axes[0].legend(fontsize=8)
