@@ -15,7 +15,8 @@ SMALL = {
     "python -m bench --threads 1 --cpu-time --append --out bench/results/cpu.json": ONE_CASE,
     "python -m bench --publish bench/results/cpu.json bench/results/cpu-deform.json "
     "bench/results/h100.json": "",
-    "python -m bench model --publish bench/results/h100-networks.json": "",
+    "python -m bench model --publish bench/results/h100-networks.json "
+    "bench/results/cpu-networks.json": "",
     "ggnet env": "",
 }
 MAKE = {"make bench": "BENCH_ARGS='-k topk_peaks-forward-ggnet'"}
