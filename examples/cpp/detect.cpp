@@ -4,6 +4,7 @@
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/torch.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 
@@ -25,6 +26,8 @@ int main(int count, char** arguments) try {
   // The library registers ggnet's operators when it is loaded.
   if (!dlopen(arguments[2], RTLD_NOW | RTLD_GLOBAL)) throw std::runtime_error(dlerror());
   c10::InferenceMode no_gradients;
+  // Without it, an image of another size or layout is not refused, but read as if it were right.
+  setenv("AOTI_RUNTIME_CHECK_INPUTS", "1", 1);
   torch::inductor::AOTIModelPackageLoader model(arguments[1]);
   auto found = model.run({read_ppm(arguments[3])});
   auto scores = found[0][0], verbs = found[1][0], boxes = found[3][0], labels = found[6][0];

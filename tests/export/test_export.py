@@ -85,8 +85,9 @@ def test_it_finds_the_same_on_any_batch_and_size(checkpoint, tmp_path, name):
     strided = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     for value, again in zip(found.values(), run(strided), strict=True):
         np.testing.assert_array_equal(value, again)
-    model = ggnet.Model(checkpoint, device="cpu")
-    model.predictor.config.data.input_size = (72, 80)
+    config = checkpoint.config.model_copy(deep=True)
+    config.data.input_size = (72, 80)
+    model = ggnet.Model(replace(checkpoint, config=config), device="cpu")
     [expected] = model(torch.from_numpy(np.round(pixels * 255) / 255), threshold=0)
     first = expected[0]
     assert found["scores"][0, 0] == pytest.approx(first.score, rel=0.05)
@@ -230,6 +231,10 @@ def test_cpp_example_finds_the_same(checkpoint, tmp_path):
         alike = (scores - score).abs() <= 2e-4 * score  # the order of equal ones is open
         kinds = set(zip(verbs[alike].tolist(), labels[alike].tolist(), strict=True))
         assert (int(words[2]), int(words[4])) in kinds
+    Image.fromarray(pixels[:48]).save(tmp_path / "smaller.ppm")
+    smaller = subprocess.run([*command[:-1], tmp_path / "smaller.ppm"], capture_output=True)
+    assert smaller.returncode == 2
+    assert smaller.stdout == b""
     command[-1] = ROOT / "README.md"
     wrong = subprocess.run(command, capture_output=True, text=True)
     assert (wrong.returncode, "is no binary PPM" in wrong.stderr) == (2, True)
