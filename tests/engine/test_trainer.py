@@ -469,3 +469,27 @@ def test_evaluating_without_a_split_to_evaluate_is_an_error(quick, scenes, tmp_p
     config = override(config, ["train.eval_every=1"])
     with pytest.raises(UserError, match="no split to evaluate; expected val or test"):
         train(config, tmp_path / "other", console=QUIET)
+
+
+def test_epochs_that_something_is_scheduled_by_stay(quick, tmp_path):
+    """With beta_ramp another number of epochs would change what the finished ones have learned."""
+    for name, more, allowed in (("plain", [], True), ("ramp", ["loss.beta_ramp=0.5"], False)):
+        run = tmp_path / name
+        train(load_config(None, [*quick, *more, "train.epochs=1"]), run, console=QUIET)
+        if allowed:
+            assert resume_run(run, None, ["train.epochs=2"])[1].train.epochs == 2
+        else:
+            with pytest.raises(UserError, match="train.epochs: 1 in the checkpoint, 2 asked for"):
+                resume_run(run, None, ["train.epochs=2"])
+
+
+def test_the_loss_is_told_what_share_of_the_training_is_done(quick, tmp_path, monkeypatch):
+    original, seen = GGNetLoss.forward, []
+
+    def recorded(self, outs, batch, progress):
+        seen.append(progress)
+        return original(self, outs, batch, progress)
+
+    monkeypatch.setattr(GGNetLoss, "forward", recorded)
+    train(load_config(None, [*quick, "train.epochs=2"]), tmp_path / "run", console=QUIET)
+    assert seen == [step / 8 for step in range(8)]
