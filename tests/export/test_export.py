@@ -127,7 +127,11 @@ def add_some(found):
     found[0][:, -9:], found[1][:, -9:] = found[0][:, :9], 1 - found[1][:, :9]
 
 
-@pytest.mark.parametrize("change", [shift_boxes, shift_scores, lose_some, add_some])
+def lose_all(found):
+    found[0][:] = np.nan
+
+
+@pytest.mark.parametrize("change", [shift_boxes, shift_scores, lose_some, add_some, lose_all])
 def test_what_differs_is_not_kept(checkpoint, tmp_path, monkeypatch, change):
     load = EXPORTERS["torch"].load
 
