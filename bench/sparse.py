@@ -111,7 +111,7 @@ def hourglass(options: argparse.Namespace) -> list[dict]:
     rows = timed(predictor, images[:1], options)
     dense = None
     for row in rows:
-        network.gaze_at(row["cells"])
+        network.set_gaze_cells(row["cells"])
         predictions = [predictor(*predictor.prepare([image]))[0] for image in images]
         dense = dense or predictions
         row["overlap"] = overlap(dense, predictions)
@@ -127,7 +127,7 @@ def timed(predictor: Predictor, images: list[np.ndarray], options) -> list[dict]
 
     def one(count: int | None):
         def run() -> float:
-            network.gaze_at(count)
+            network.set_gaze_cells(count)
             start = measure.now()
             predictor(*inputs)
             return measure.now() - start
@@ -136,7 +136,7 @@ def timed(predictor: Predictor, images: list[np.ndarray], options) -> list[dict]
 
     steps = {str(count): one(count) for count in counts}
     times = measure.interleave(steps, options.repeats, options.budget)
-    network.gaze_at(None)
+    network.set_gaze_cells(None)
     return [
         {"cells": count, "of": every, "seconds": measure.median(times[str(count)])}
         for count in counts

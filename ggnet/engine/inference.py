@@ -240,10 +240,10 @@ def _choose_cells(network: nn.Module, cells: int | None, dtype: str, capture: bo
             f"eval.gaze_cells is {cells}, which works in float32 and outside of CUDA graphs, not "
             f"with {'capture' if capture else dtype}; set it to null"
         )
-    if cells is None and not hasattr(network, "gaze_at"):  # not this package's own network
+    if cells is None and not hasattr(network, "set_gaze_cells"):  # not this package's own network
         return
     try:
-        network.gaze_at(cells)
+        network.set_gaze_cells(cells)
     except ValueError as error:
         raise UserError(f"eval.gaze_cells is {cells}, but {error}; set it to null") from None
 

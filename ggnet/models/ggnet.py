@@ -78,7 +78,7 @@ class GGNet(nn.Module):
             return [heads(feature) for heads, feature in zip(self.heads, features, strict=True)]
         return self.heads[-1](features[-1])
 
-    def gaze_at(self, cells: int | None) -> None:
+    def set_gaze_cells(self, cells: int | None) -> None:
         """In evaluation mode compute the gaze steps at that many cells of each image, those of the
         highest glance scores, and give all others a score of 0; None: at all.
 

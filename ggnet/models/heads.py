@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ggnet import ops
 from ggnet.models.checkpointing import Recomputing
-from ggnet.models.sparse import gaze_at
+from ggnet.models.sparse import Cells
 from ggnet.nn import ActPointAggregate
 from ggnet.nn.actpoint import points_conv
 
@@ -89,7 +89,7 @@ class GazeVerbs(Recomputing):
     Every step refines the previous one's ActPoints: offsets add up, weights are its own.
     """
 
-    cells: int | None = None  # where evaluation computes the gaze steps, see `gaze_at`; None: all
+    cells: int | None = None  # at how many evaluation computes the gaze steps; None: all
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class GazeVerbs(Recomputing):
     ) -> dict[str, Tensor | list[Tensor]]:
         """The maps of every step in training; in evaluation the last one and the ActPoints."""
         if not self.training and self.gaze and self.cells and self.cells < feature[0, 0].numel():
-            return gaze_at(self, feature, interaction_feature, self.cells)
+            return self._gaze_at_cells(feature, interaction_feature)
         gazed, offset = interaction_feature, None
         if self.shared_features:
             feature = self.features[0](feature)
@@ -147,6 +147,32 @@ class GazeVerbs(Recomputing):
         gazed = self.aggregate[step](feature, points, offset)
         residual, logits = _split_points(points)
         return gazed, residual if offset is None else offset + residual, logits
+
+    def _gaze_at_cells(
+        self, feature: Tensor, interaction_feature: Tensor
+    ) -> dict[str, Tensor | list[Tensor]]:
+        """As evaluation, at the cells of the highest glance score of any verb.
+
+        Each step reads the points of the one before in a neighbourhood, so the steps before the
+        last are computed there, too. Everywhere else the score is 0 and the points are a regular
+        grid.
+        """
+        chosen = [Cells.best(self.glance(interaction_feature).amax(1), self.cells)]
+        for points in self.points[1:]:
+            chosen.insert(0, chosen[0].around(points.padding[0]))
+        gazed, offset, actpoints = interaction_feature, None, []
+        if self.shared_features:
+            feature = self.features[0](feature)
+        for step, cells in enumerate(chosen):
+            here = feature if self.shared_features else self.features[step](feature)
+            conv, aggregate = self.points[step], self.aggregate[step]
+            residual, logits = _split_points(cells.conv(gazed, conv.weight, conv.bias))
+            moved = residual if offset is None else cells.take(offset) + residual
+            read = cells.conv(here, aggregate.weight, aggregate.bias, moved, logits.sigmoid())
+            offset, gazed = cells.put(moved, 0.0), cells.put(read.relu_(), 0.0)
+            actpoints.append(torch.cat([offset, cells.put(logits, 0.0)], dim=1))
+        scores = chosen[-1].put(self.gaze[-1](read), -torch.inf)
+        return {"interaction": scores, "actpoints": actpoints}
 
 
 class ActPointVerbs(Recomputing):

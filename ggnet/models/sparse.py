@@ -5,7 +5,7 @@ from typing import Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ggnet import ops
 
@@ -109,32 +109,3 @@ class Cells:
             torch.meshgrid(rows * self.stride[0], columns * self.stride[1], indexing="ij")
         )
         return to - here
-
-
-def gaze_at(verbs: nn.Module, feature: Tensor, interaction_feature: Tensor, count: int) -> dict:
-    """What `GazeVerbs.forward` gives in evaluation mode, of the gaze steps at `count` cells.
-
-    The cells are those of the highest glance score of any verb. Each step reads the points of the
-    one before in a neighbourhood, so the steps before the last are computed there, too. Everywhere
-    else the score is 0 and the points are a regular grid.
-    """
-    reach = verbs.points[0].padding[0]
-    chosen = [Cells.best(verbs.glance(interaction_feature).amax(1), count)]
-    for _ in verbs.gaze[1:]:
-        chosen.insert(0, chosen[0].around(reach))
-    if verbs.shared_features:
-        feature = verbs.features[0](feature)
-    gazed, offset, actpoints = interaction_feature, None, []
-    for step, cells in enumerate(chosen):
-        here = feature if verbs.shared_features else verbs.features[step](feature)
-        points = cells.conv(gazed, verbs.points[step].weight, verbs.points[step].bias)
-        residual, logits = points.split([points.shape[1] // 3 * 2, points.shape[1] // 3], 1)
-        moved = residual if offset is None else cells.take(offset) + residual
-        aggregate = verbs.aggregate[step]
-        read = cells.conv(here, aggregate.weight, aggregate.bias, moved, logits.sigmoid()).relu_()
-        offset = cells.put(moved, 0.0)
-        actpoints.append(torch.cat([offset, cells.put(logits, 0.0)], 1))
-        if step < len(chosen) - 1:
-            gazed = cells.put(read, 0.0)
-    scores = cells.put(verbs.gaze[-1](read), -torch.inf)
-    return {"interaction": scores, "actpoints": actpoints}

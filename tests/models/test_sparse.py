@@ -73,7 +73,7 @@ def test_equals_the_dense_network_at_the_chosen_cells(switches, count):
     dense = model(images)
     heads = model.heads[-1]
     glance = heads.verbs.glance(heads.interaction_feature(model.backbone(images)[-1])).amax(1)
-    model.gaze_at(count)
+    model.set_gaze_cells(count)
     sparse = model(images)
     chosen = sparse["interaction"][:, 0].isfinite()
     assert (chosen.flatten(1).sum(1) >= count).all()
@@ -96,22 +96,28 @@ def test_all_cells_are_the_dense_network_itself():
     model, images = network(), torch.randn(1, 3, 64, 64)
     dense = model(images)["interaction"]
     for count in (16 * 16, 10_000, None):
-        model.gaze_at(count)
+        model.set_gaze_cells(count)
         assert torch.equal(model(images)["interaction"], dense)
 
 
 def test_a_predictor_finds_the_dense_networks_best_triplets():
     vocabulary = vcoco_vocabulary()
-    config = load_config(None, ["model.width=16", "eval.k=20"])
+    config = load_config(None, ["model.width=16", "eval.k=100"])
     torch.manual_seed(0)
     model = build_model(config.model, len(vocabulary.objects), len(vocabulary.verbs))
     images = [torch.randint(0, 256, (90, 120, 3), dtype=torch.uint8).numpy()]
     results = []
-    for cells in (None, 1000):
+    points = []
+    for cells in (None, 1000, 128):
         config.eval.gaze_cells = cells
         predictor = Predictor(model, vocabulary, config, "cpu")
-        results.append(predictor(*predictor.prepare(images))[0])
-    dense, sparse = results
+        [(prediction, gaze)] = predictor.look(*predictor.prepare(images), steps=False)
+        results.append(prediction)
+        found = gaze.points[prediction.scores > 0]
+        points.append({tuple(point) for point in found.round(3).tolist()})
+    assert points[2]
+    assert points[2] != points[0] == points[1]
+    dense, sparse, _ = results
     assert dense.verbs.tolist() == sparse.verbs.tolist()
     torch.testing.assert_close(torch.tensor(sparse.scores), torch.tensor(dense.scores), **CLOSE)
 
