@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from rich.console import Console
@@ -40,12 +41,14 @@ def main() -> int:
     if root.exists():
         parser.error(f"{root} exists; remove it, or use it")
     made = {split: round(count * SPARE) for split, count in COUNTS.items()}
-    draft = options.data / f".scenes-{options.name}"
-    with progress("generating scenes", Console()) as told:
-        generate(draft, **(made if options.name == "apart" else COUNTS), progress=told)
-    CHANGES[options.name](draft)
-    change(draft / "dataset.json", lambda described: described | {"name": root.name})
-    draft.rename(root)
+    options.data.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{root.name}-", dir=options.data) as folder:
+        draft = Path(folder) / root.name
+        with progress("generating scenes", Console()) as told:
+            generate(draft, **(made if options.name == "apart" else COUNTS), progress=told)
+        CHANGES[options.name](draft)
+        change(draft / "dataset.json", lambda described: described | {"name": root.name})
+        draft.rename(root)
     print(root)
     return 0
 

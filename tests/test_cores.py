@@ -60,6 +60,14 @@ def test_a_quota_limits_what_affinity_allows(monkeypatch, quota, expected):
     assert cores.usable_cores() == (expected or 7)
 
 
+@pytest.mark.parametrize(("count", "expected"), [(7, 7), (None, 1)])
+def test_where_there_is_no_affinity_all_cores_count(monkeypatch, count, expected):
+    monkeypatch.setattr(cores, "cgroup_quota", lambda: None)
+    monkeypatch.delattr(os, "sched_getaffinity")  # macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: count)
+    assert cores.usable_cores() == expected
+
+
 @pytest.mark.parametrize(("processes", "expected"), [("3", 2), ("50", 1), ("?", 7), (None, 7)])
 def test_processes_of_a_machine_share_it(monkeypatch, processes, expected):
     monkeypatch.setattr(cores, "usable_cores", lambda: 7)

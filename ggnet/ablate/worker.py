@@ -66,12 +66,12 @@ def run(folder: Path, root: str) -> None:
         UserError: see `ggnet.engine.trainer.train`.
         Interrupted: stopped; there is a checkpoint.
     """
+    started = time.monotonic()
     with _hold(folder):
         config, state = load_config(folder / CONFIG, as_overrides({"data.root": root})), None
         of_eval = {f"eval.{key}": value for key, value in config.eval.model_dump().items()}
         at = as_overrides({"data.root": root} | of_eval)
-        if not (folder / LAST).exists():
-            _take_training(folder, config)
+        taken = not (folder / LAST).exists() and _take_training(folder, config)
         try:
             if (folder / LAST).exists():
                 _, config, state = resume_run(folder, None, at)
@@ -81,11 +81,16 @@ def run(folder: Path, root: str) -> None:
         if report is None or selection_split(open_dataset(config.data)) != SPLIT:
             checkpoint = open_checkpoint(folder / LAST)
             report = evaluate_checkpoint(checkpoint, at, folder / SPLIT, split=SPLIT)
-        _write_result(folder, report, choose_device(config.train.device))
+        seconds = time.monotonic() - started if taken else _training_seconds(folder)
+        _write_result(folder, report, seconds, choose_device(config.train.device))
 
 
-def _take_training(folder: Path, config: Config) -> None:
-    """Where a finished run of the study differs in its evaluation alone, take its checkpoint."""
+def _take_training(folder: Path, config: Config) -> bool:
+    """Take the checkpoint of a finished run of the study that differs in its evaluation alone.
+
+    Returns:
+        Whether there was one.
+    """
     for other in sorted(folder.parent.iterdir()):
         if not (other / RESULT).exists():
             continue
@@ -95,7 +100,8 @@ def _take_training(folder: Path, config: Config) -> None:
         for name in (RESULTS, LAST):  # the checkpoint last: it tells that all is there
             with open(other / name, "rb") as there, atomic_write(folder / name, "wb") as here:
                 shutil.copyfileobj(there, here)
-        return
+        return True
+    return False
 
 
 def probe(config: Config) -> dict[str, float]:
@@ -158,15 +164,18 @@ def _memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _write_result(folder: Path, report: Report, device: torch.device) -> None:
+def _training_seconds(folder: Path) -> float:
     path = folder / RESULTS
     with reading(path, "the table of the run's epochs"), open(path, newline="") as file:
-        training = sum(float(row["seconds"]) for row in csv.DictReader(file))
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))
+
+
+def _write_result(folder: Path, report: Report, seconds: float, device: torch.device) -> None:
     values: dict[str, Any] = {
         "metrics": report.result.headline(),
         "errors": report.errors.to_dict(),
         "images": len(report.records),
-        "seconds": training,
+        "seconds": seconds,
         "memory": _memory(device),
         "ggnet": ggnet.__version__,
         "torch": str(torch.__version__),

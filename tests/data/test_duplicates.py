@@ -40,6 +40,11 @@ def test_exactly_half_is_another_thing():
     assert first_of_each(boxes, np.zeros(3), NO_PAIRS).tolist() == [0, 1, 0]
 
 
+def test_thin_boxes_side_by_side_are_two():
+    boxes = np.array([[0, 0, 1, 50], [9, 0, 10, 50], [0, 70, 50, 71], [0, 80, 50, 81]], float)
+    assert first_of_each(boxes, np.zeros(4), NO_PAIRS).tolist() == [0, 1, 2, 3]
+
+
 def test_two_people_of_a_pair_are_two():
     boxes = np.array([[0, 0, 10, 20], [1, 0, 11, 20], [1, 1, 11, 20]], dtype=float)
     assert first_of_each(boxes, np.zeros(3), np.array([[0, 1, 5]])).tolist() == [0, 1, 0]

@@ -165,6 +165,11 @@ def test_float_grey(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "b.tif")[0, :, 1], [0, 128, 255])
 
 
+def test_grey_beyond_16_bits_is_stretched(tmp_path):
+    Image.fromarray(np.array([[0, 20_000, 80_000]], np.int32)).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[0, :, 1], [0, 64, 255])
+
+
 def test_first_frame_of_an_animation(tmp_path, rgb):
     frames = [Image.fromarray(rgb), Image.fromarray(255 - rgb)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])

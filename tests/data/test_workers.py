@@ -19,7 +19,7 @@ from ggnet.data import transport
 from ggnet.data.annotations import ImageRecord
 from ggnet.data.dataset import HOILoader, make_loader, worker_errors
 from ggnet.data.images import open_image
-from ggnet.data.transport import FEW_FILES, tensors_of
+from ggnet.data.transport import FEW_FILES, Packed, tensors_of
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 
@@ -172,6 +172,23 @@ def test_a_batch_is_one_piece_of_shared_memory(tmp_path):
             assert torch.equal(tensor, getattr(plain, name)), name
             assert tensor.stride() == getattr(plain, name).stride(), name
         assert [m.file_name for m in batch.meta] == [m.file_name for m in plain.meta]
+
+
+def test_a_batch_is_pinned_in_one_piece(tmp_path, monkeypatch):
+    """Where there is a GPU the loader's thread pins what has arrived, before it is unpacked."""
+    batch, pinned = next(iter(loader(tmp_path, **{"data.workers": 0}))), []
+
+    def pin(memory):
+        pinned.append(memory.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    got = Packed(batch).pin_memory()
+    (memory,) = pinned
+    for name, tensor in tensors_of(batch).items():
+        assert torch.equal(getattr(got, name), tensor), name
+        assert getattr(got, name).untyped_storage().data_ptr() == memory.data_ptr(), name
+    assert got.meta == batch.meta
 
 
 def test_no_shared_memory_at_all(monkeypatch):

@@ -27,7 +27,7 @@ from ggnet.engine.loggers import Loggers
 from ggnet.engine.logging import LINE_SECONDS
 from ggnet.engine.runs import resume_run
 from ggnet.engine.signals import INTERRUPTED, Interrupted
-from ggnet.engine.trainer import RESULTS, Trainer, train
+from ggnet.engine.trainer import CONFIG, RESULTS, Trainer, train
 from ggnet.errors import UserError
 from ggnet.eval.report import METRICS
 from ggnet.nn import GGNetLoss
@@ -86,11 +86,12 @@ def resume(run, overrides=()):
 
 
 def rows(run):
+    return [{k: cell for k, cell in row.items() if k not in TIMINGS} for row in table(run)]
+
+
+def table(run):
     with open(run / RESULTS, newline="") as file:
-        return [
-            {key: cell for key, cell in row.items() if key not in TIMINGS}
-            for row in csv.DictReader(file)
-        ]
+        return list(csv.DictReader(file))
 
 
 def assert_same_run(run, expected):
@@ -115,6 +116,16 @@ def test_it_learns(settings, tmp_path):
 def test_results_have_a_row_an_epoch_and_metrics_where_asked(finished):
     assert [row["epoch"] for row in rows(finished)] == ["1", "2", "3"]
     assert [bool(row["mAP"]) for row in rows(finished)] == [False, True, True]
+
+
+def test_timings_of_an_epoch(finished):
+    config = load_config(finished / CONFIG)
+    images = len(load_dataset(config.data.root).load("train"))
+    images -= images % config.train.batch_size
+    for row in table(finished):
+        assert float(row["seconds"]) > 0
+        assert 0 < float(row["data_wait"]) < 1
+        assert float(row["images_per_second"]) * float(row["seconds"]) == pytest.approx(images)
 
 
 def test_killed_in_a_step(finished, settings, tmp_path):

@@ -48,6 +48,7 @@ def test_perfect_detections():
     assert result.class_ap["person"] == pytest.approx(100)
     assert np.isnan(result.class_ap["cat"])
     assert result.to_dict()["classes"]["cat"] is None
+    assert [cell for column in result.table().columns for cell in column.cells] == ["100.00"] * 4
 
 
 def test_half_of_the_persons_and_a_loose_dog():
