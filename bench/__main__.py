@@ -244,7 +244,12 @@ def machine(options) -> dict:
     if "cpu family" in info:
         model += f" (family {info['cpu family']}, model {info.get('model')})"
     flags = info.get("flags", "").split()
-    known = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX512-BF16"}
+    known = {
+        "avx2": "AVX2",
+        "avx512f": "AVX-512",
+        "avx512_bf16": "AVX512-BF16",
+        "amx_bf16": "AMX-BF16",
+    }
     isa = ", ".join(name for flag, name in known.items() if flag in flags)
     return {
         "gpu": gpu,

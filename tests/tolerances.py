@@ -9,7 +9,7 @@ import torch
 # Of a CPU kernel's tensor, relative to its largest value. Measured with 12 seeds on the shapes of
 # the operators' tests, portable and AVX2: at most 2e-15, 1.3e-6, 3.8e-3 (the rounding of the
 # result, 2^-9, twice) and 4.8e-4 (2^-12, twice), but for single sums that cancel. AVX512-BF16
-# rounds the samples as well, which the bound of bfloat16 leaves room for.
+# and AMX round the samples as well, which the bound of bfloat16 leaves room for.
 CPU = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 # Of a tensor from tensor cores, emulated or on a device, relative to the larger of the exact value

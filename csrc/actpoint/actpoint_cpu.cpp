@@ -36,7 +36,9 @@ const DeformCpuKernels& kernels_for(ScalarType dtype) {
   };
 #ifdef __x86_64__
   switch (cpu_isa()) {
-    case Isa::kAvx512Bf16:  // only bfloat16 gains from these instructions
+    case Isa::kAmxBf16:  // only bfloat16 gains from these two's instructions
+      return in(dtype == ScalarType::BFloat16 ? kDeformAmxBf16 : kDeformAvx512);
+    case Isa::kAvx512Bf16:
       return in(dtype == ScalarType::BFloat16 ? kDeformAvx512Bf16 : kDeformAvx512);
     case Isa::kAvx512:
       return in(kDeformAvx512);

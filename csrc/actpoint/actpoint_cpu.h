@@ -1,8 +1,9 @@
 // The deformable convolution of actpoint.h on the CPU: what its kernels take beyond that, how they
 // cut the work, and their table.
 //
-// Storage is float32, float64, bfloat16 or float16; sums are float32 (float64 for float64). Under
-// AVX512-BF16, bfloat16 samples and the weights' products go through bfloat16 pairs (float32 sums).
+// Storage is float32, float64, bfloat16 or float16; sums are float32 (float64 for float64). For
+// bfloat16, samples are rounded to bfloat16 before they are multiplied in pairs (float32 sums):
+// under AVX512-BF16 in the forward, under AMX for the weights' gradient as well.
 //
 // Results do not depend on the number of threads, bit for bit: an output pixel is computed by one
 // thread in a fixed order, and gradients that many pixels share are summed per section (a fixed
@@ -142,6 +143,7 @@ enum class Storage { kFloat, kDouble, kBFloat16, kHalf };
 struct DeformTable {
   DeformCpuKernels of[4];  // by Storage
 };
-extern const DeformTable kDeformPortable, kDeformAvx2, kDeformAvx512, kDeformAvx512Bf16;
+extern const DeformTable kDeformPortable, kDeformAvx2, kDeformAvx512, kDeformAvx512Bf16,
+    kDeformAmxBf16;
 
 }  // namespace ggnet

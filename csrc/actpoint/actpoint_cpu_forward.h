@@ -23,7 +23,8 @@ struct Forward {
   using Strip = typename S::Strip;
   using Column = typename W::Column;
   using Block = Blocks::Block;
-  static constexpr int N = S::N, kPad = S::kPad, kPanel = W::kPanel;
+  static constexpr int N = S::N, kPanel = W::kPanel;
+  static constexpr int kLine = 64 / sizeof(Column);  // successive rows in other L1 sets
 
   // A strip's columns of one block: out[pixel][point][channel].
   static void gather(const DeformCpuParams& p, const Tile& t, const Strip& strip, const Plan& plan,
@@ -109,7 +110,7 @@ struct Forward {
     const Layout layout(p, p.shape.groups, kPanel);
     const TileGrid grid(p.shape);
     const int64_t points = p.points(), tiles = grid.count();
-    const int64_t stride = round_up(blocks.width(), kPad) + kPad;
+    const int64_t stride = round_up(blocks.width(), kLine) + kLine;
     Scratch scratch(Plan::bytes(points) + Scratch::bytes<Column>(kTile * stride) +
                     Scratch::bytes<A>(kTile * layout.size()) + Scratch::bytes<A>(layout.size()) +
                     Scratch::bytes<T>(blocks.channels));
@@ -134,10 +135,11 @@ struct Forward {
             t.size, W::panels(p),   block.width(), stride,      0, block.width() * kPanel,
             kPanel, kTile * kPanel, kPanel,        !block.first};
         if constexpr (kPairs) {
-          // An odd depth's last pair: its second half is zero on both sides.
-          if (block.width() % 2)
-            for (int64_t i = 0; i < t.size; ++i) columns[i * stride + block.width()] = bf16{0};
-          g.depth = ceil_div(block.width(), 2);
+          // What fills up the depth is zero on both sides.
+          const int64_t depth = round_up(block.width(), kDepth<true>);
+          for (int64_t i = 0; i < t.size; ++i)
+            for (int64_t d = block.width(); d < depth; ++d) columns[i * stride + d] = bf16{0};
+          g.depth = depth / 2;
           g.row_stride = stride / 2;
           g.b_panel = g.depth * kPanel;
           Gemm<A>::template run<true>(g, reinterpret_cast<const u32*>(columns),

@@ -4,12 +4,22 @@
 
 #include "../common/vec.h"
 #include "actpoint_cpu.h"
+#ifdef GGNET_AMX
+#include "actpoint_cpu_tiles.h"
+#endif
 
 namespace ggnet::GGNET_ISA {
 
 inline constexpr int kRows = GGNET_GEMM_ROWS;  // of the micro-kernel; divides kTile
 inline constexpr int kPanelVectors = 2;        // its columns, in vectors
 static_assert(kTile % kRows == 0);
+
+// What the depth of a product is padded to, in elements; pairs in units of GGNET_PAIRS of them.
+#ifndef GGNET_PAIRS
+#define GGNET_PAIRS 1
+#endif
+template <bool kPairs>
+inline constexpr int64_t kDepth = kPairs ? 2 * GGNET_PAIRS : 1;
 
 template <typename A>
 struct Gemm {
@@ -101,6 +111,9 @@ struct Gemm {
   // kByRow: a's rows are apart and its depth adjacent (else the other way round).
   template <bool kByRow, typename E>
   static void run(const Sizes& g, const E* a, const E* b, A* c) {
+#ifdef GGNET_AMX
+    if constexpr (std::is_same_v<E, u32>) return Tiles::run(g, a, b, c);
+#endif
     const int64_t rs = kByRow ? g.row_stride : 1, ds = kByRow ? 1 : g.depth_stride;
     // While a panel of b serves the rows, the next one comes from L3 to L2, a share for each group
     // of rows.

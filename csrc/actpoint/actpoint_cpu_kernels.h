@@ -1,6 +1,6 @@
 // The arithmetic of csrc/actpoint/actpoint_cpu.h, written once for all instruction sets. A
-// translation unit sets its target and GGNET_ISA, GGNET_VECTOR_BYTES, GGNET_GEMM_ROWS, then
-// includes this.
+// translation unit sets its target and GGNET_ISA, GGNET_VECTOR_BYTES, GGNET_GEMM_ROWS (and, for
+// products of bfloat16 pairs by AMX, GGNET_AMX and GGNET_PAIRS), then includes this.
 #pragma once
 
 #include "actpoint_cpu_backward.h"
@@ -8,12 +8,13 @@
 
 namespace ggnet::GGNET_ISA {
 
-template <typename T, bool kPairs = false>  // kPairs: the forward's product takes bfloat16 pairs
+// Which products take bfloat16 pairs.
+template <typename T, bool kForwardPairs = false, bool kBackwardPairs = false>
 constexpr DeformCpuKernels deform_kernels() {
-  using FW = Packing<T, kPairs>;
-  using BW = Packing<T>;
+  using FW = Packing<T, kForwardPairs>;
+  using BW = Packing<T, kBackwardPairs>;
   using L = Lanes<T>;
-  using B = Backward<T>;
+  using B = Backward<T, kBackwardPairs>;
   return {[](const DeformCpuParams& p) {
             return L::chosen(p) ? L::packed_bytes(p) : FW::forward_packed_bytes(p);
           },
@@ -23,7 +24,7 @@ constexpr DeformCpuKernels deform_kernels() {
           [](const DeformCpuParams& p, int64_t begin, int64_t end) {
             (L::chosen(p) ? L::pack : FW::pack_forward)(p, begin, end);
           },
-          &Forward<T, kPairs>::forward,
+          &Forward<T, kForwardPairs>::forward,
           [](const DeformCpuParams& p) {
             return L::chosen(p) ? L::packed_bytes(p) : BW::backward_packed_bytes(p);
           },

@@ -55,7 +55,7 @@ struct Blocks {
 // tile's pixels pass; the backward has two tiles of columns in L2 beside the output gradient.
 inline constexpr int64_t kForwardBlock = 256, kBackwardBlock = 128;
 
-template <typename T, bool kPairs = false>  // kPairs: the forward's product takes bfloat16 pairs
+template <typename T, bool kPairs = false>  // kPairs: products take bfloat16 pairs
 struct Packing {
   using A = MathType<T>;
   using Column = std::conditional_t<kPairs, bf16, A>;
@@ -83,10 +83,10 @@ struct Packing {
            k / p.shape.kernel_w * s.row + k % p.shape.kernel_w * s.column;
   }
 
-  // Forward: [block][panel of outputs][column][kPanel]; for pairs [column / 2][kPanel][2]. Padded
-  // with zeros.
+  // Forward: [block][panel of outputs][column][kPanel]; pairs: [column / 2][kPanel][2]. Padded with
+  // zeros.
   static int64_t forward_block_size(const DeformCpuParams& p, const Blocks& blocks) {
-    return panels(p) * round_up(blocks.width(), 2) * kPanel;
+    return panels(p) * round_up(blocks.width(), kDepth<kPairs>) * kPanel;
   }
   static size_t forward_packed_bytes(const DeformCpuParams& p) {
     const Blocks blocks = Packing::blocks(p, kForwardBlock);
@@ -99,7 +99,7 @@ struct Packing {
     const Blocks blocks = Packing::blocks(p, kForwardBlock);
     for (int64_t i = begin; i < end; ++i) {
       const auto block = blocks.at(i);
-      const int64_t depth = kPairs ? round_up(block.width(), 2) : block.width();
+      const int64_t depth = round_up(block.width(), kDepth<kPairs>);
       Column* out = static_cast<Column*>(p.packed) + i * forward_block_size(p, blocks);
       for (int64_t j = 0; j < panels(p); ++j, out += depth * kPanel)
         for (int64_t n = 0; n < kPanel; ++n) {
@@ -112,33 +112,41 @@ struct Packing {
               for (int64_t c = 0; c < block.channels; ++c, ++d, from += p.weight_strides.channel)
                 store_one(to + packed_index(d, n), load_one(from));
             }
-            if (d < depth) store_one(to + packed_index(d, n), 0);
+            for (; d < depth; ++d) store_one(to + packed_index(d, n), 0);
           } else {
             for (int64_t d = 0; d < depth; ++d) store_one(out + packed_index(d, n), 0);
           }
         }
     }
   }
-  // Backward: [block][panel of columns][output][kPanel]. Padded with zeros.
+  // Backward: [block][panel of columns][output][kPanel]; pairs: [output / 2][kPanel][2]. Padded
+  // with zeros.
+  static int64_t backward_depth(const DeformCpuParams& p) {
+    return round_up(outputs(p), kDepth<kPairs>);
+  }
   static int64_t backward_block_size(const DeformCpuParams& p, const Blocks& blocks) {
-    return round_up(blocks.width(), kPanel) * outputs(p);
+    return round_up(blocks.width(), kPanel) * backward_depth(p);
   }
   static size_t backward_packed_bytes(const DeformCpuParams& p) {
     const Blocks blocks = Packing::blocks(p, kBackwardBlock);
-    return blocks.count() * backward_block_size(p, blocks) * sizeof(A);
+    return blocks.count() * backward_block_size(p, blocks) * sizeof(Column);
   }
   static void pack_backward(const DeformCpuParams& p, int64_t begin, int64_t end) {
     const Blocks blocks = Packing::blocks(p, kBackwardBlock);
     for (int64_t i = begin; i < end; ++i) {
       const auto block = blocks.at(i);
-      A* out = static_cast<A*>(p.packed) + i * backward_block_size(p, blocks);
-      const int64_t width = round_up(block.width(), kPanel);
-      for (int64_t o = 0; o < outputs(p); ++o) {
+      Column* out = static_cast<Column*>(p.packed) + i * backward_block_size(p, blocks);
+      const int64_t width = round_up(block.width(), kPanel), depth = backward_depth(p);
+      for (int64_t o = 0; o < depth; ++o) {
         int64_t d = 0;
         const auto put = [&](A value) {
-          out[(d / kPanel * outputs(p) + o) * kPanel + d % kPanel] = value;
+          store_one(out + d / kPanel * depth * kPanel + packed_index(o, d % kPanel), value);
           ++d;
         };
+        if (o >= outputs(p)) {
+          while (d < width) put(0);
+          continue;
+        }
         for (int64_t k = block.point; k < block.point + block.points; ++k) {
           const T* from = weight_at(p, block.group * outputs(p) + o, block.channel, k);
           for (int64_t c = 0; c < block.channels; ++c, from += p.weight_strides.channel)

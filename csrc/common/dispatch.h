@@ -2,15 +2,41 @@
 // runs anywhere.
 #pragma once
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <cstdlib>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
 namespace ggnet {
 
-enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
+enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmxBf16 };
 
-inline constexpr const char* kIsaNames[] = {"portable", "avx2", "avx512", "avx512_bf16"};
+inline constexpr const char* kIsaNames[] = {"portable", "avx2", "avx512", "avx512_bf16",
+                                            "amx_bf16"};
+
+#ifdef __x86_64__
+// Whether the CPU has AMX's products of bfloat16, and the kernel lets this process use them: on
+// Linux it has to be asked, as a thread's state grows by 8 KB.
+inline bool amx_bf16_allowed() {
+#ifdef __linux__
+  constexpr unsigned kTile = 1u << 24, kBf16 = 1u << 22;  // of EDX
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kTile) && (d & kBf16) &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 inline bool cpu_supports(Isa isa) {
 #if defined(__x86_64__) && defined(GGNET_EMULATE_AVX512)
@@ -25,7 +51,8 @@ inline bool cpu_supports(Isa isa) {
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512dq");
   if (isa == Isa::kAvx512) return avx512;
-  return avx512 && __builtin_cpu_supports("avx512bf16");
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  return isa == Isa::kAmxBf16 ? bf16 && amx_bf16_allowed() : bf16;
 #else
   return isa == Isa::kPortable;
 #endif
@@ -36,13 +63,13 @@ inline bool cpu_supports(Isa isa) {
 inline Isa cpu_isa() {
   static const Isa best = [] {
     Isa isa = Isa::kPortable;
-    for (Isa next : {Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16})
+    for (Isa next : {Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmxBf16})
       if (cpu_supports(next)) isa = next;
     return isa;
   }();
   const char* name = std::getenv("GGNET_CPU_ISA");
   if (name == nullptr || *name == '\0') return best;
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < int(std::size(kIsaNames)); ++i) {
     if (name != std::string(kIsaNames[i])) continue;
     if (cpu_supports(static_cast<Isa>(i))) return static_cast<Isa>(i);
     throw std::runtime_error(std::string("GGNET_CPU_ISA=") + name +
@@ -51,7 +78,7 @@ inline Isa cpu_isa() {
                              ". Unset GGNET_CPU_ISA or name one that it has");
   }
   throw std::runtime_error(std::string("GGNET_CPU_ISA=") + name +
-                           ": unknown; expected portable, avx2, avx512 or avx512_bf16");
+                           ": unknown; expected portable, avx2, avx512, avx512_bf16 or amx_bf16");
 }
 
 }  // namespace ggnet

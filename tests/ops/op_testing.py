@@ -32,6 +32,8 @@ def isas() -> list[str]:
         found.append("avx512")
         if "avx512_bf16" in flags:
             found.append("avx512_bf16")
+            if {"amx_tile", "amx_bf16"} <= flags:
+                found.append("amx_bf16")
     return found
 
 

@@ -35,9 +35,9 @@ def scale(input, weight):
 
 
 def assert_equal(got, exact, values):
-    """But AVX512-BF16's instructions take what float32 has no normal numbers for as zero."""
+    """But products of bfloat16 pairs take what float32 has no normal numbers for as zero."""
     wrong = got != exact
-    if os.environ["GGNET_CPU_ISA"] == "avx512_bf16":
+    if os.environ["GGNET_CPU_ISA"] in ("avx512_bf16", "amx_bf16"):
         smallest = torch.finfo(torch.float32).smallest_normal
         vanishing = (values.float().abs() < smallest) | (exact.float().abs() <= smallest)
         wrong &= ~vanishing | (got != 0)
