@@ -110,7 +110,7 @@ GROUPS = {
             "ggnet/data/transforms.py": f"tests/data/test_transforms.py {INFERENCE}",
             "ggnet/data/preprocess.py": f"tests/data/test_preprocess.py {INFERENCE}",
             "ggnet/data/batch.py": "tests/data/test_loader.py tests/data/test_targets.py",
-            "ggnet/data/dataset.py": "tests/data/test_loader.py",
+            "ggnet/data/dataset.py": "tests/data/test_loader.py tests/data/test_workers.py",
             "ggnet/data/transport.py": "tests/data/test_workers.py",
             "ggnet/data/duplicates.py": "tests/data/test_duplicates.py",
             "ggnet/eval/*.py": "tests/eval",
