@@ -32,11 +32,12 @@ from ggnet.data.preprocess import ImageMeta, preprocess, stack_bytes, stack_inpu
 from ggnet.data.problems import Problems
 from ggnet.data.targets import build_targets
 from ggnet.data.transforms import transform_boxes
-from ggnet.data.transport import Packed, Piped, Sender, batches_in_flight
+from ggnet.data.transport import Packed, Piped, Sender
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 
 WAIT_SECONDS = 60.0  # without a batch, then it is said what is waited for
+PREFETCH = 2  # batches that a worker makes ahead
 MAX_WORKERS = 8  # by default: 250 images a second each, and a disk reads no faster for more
 LOOK_SECONDS = 5.0  # between looks at whether the workers are alive
 STOPPED = "loader process {} was stopped; it goes on now"
@@ -375,10 +376,8 @@ def make_loader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=Sender(
-            partial(collate, as_bytes=device.type != "cpu"),
-            batches_in_flight(workers),
-        ),
+        prefetch_factor=PREFETCH if workers else None,
+        collate_fn=Sender(partial(collate, as_bytes=device.type != "cpu"), PREFETCH),
         timeout=min(WAIT_SECONDS, LOOK_SECONDS) if workers else 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,

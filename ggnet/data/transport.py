@@ -1,15 +1,17 @@
-"""How batches come from loader processes: through shared memory, or through a pipe without it.
+"""How batches come from loader processes: through memory that both map, or through a pipe.
 
-Shared memory (/dev/shm) needs no copy, but a container has 64 MB of it unless told otherwise, and
-every piece of it takes a file descriptor, which the receiver has to ask the loader process for:
-milliseconds where that one is busy. So a batch is one piece. torch's queue would put tensors there
-in a thread of its own, where an error loses the batch and training waits for ever.
+The memory is a file without a name (memfd), not one in /dev/shm, of which a container has 64 MB
+unless told otherwise. The receiver opens it by /proc/PID/fd: torch's tensors in a queue ask the
+loader process for each piece of memory, milliseconds where that one is busy. torch's queue would
+also put them there in a thread of its own, where an error loses the batch and training waits for
+ever.
 """
 
 import errno
+import mmap
 import os
 import pickle
-import resource
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
@@ -18,10 +20,8 @@ from torch import Tensor
 
 from ggnet.data.batch import ImageBatch
 
-SHARED_MEMORY = "/dev/shm"
-ALIGNMENT = 64  # bytes, of each tensor in it
-OTHER_FILES = 64  # descriptors that the rest of a training opens
-FEW_FILES = "the limit of {limit} open files is low (`ulimit -n 4096` raises it)"
+ALIGNMENT = 64  # bytes, of each tensor in the memory
+GONE = "DataLoader worker (pid {}) exited unexpectedly"  # torch's words
 
 
 @dataclass
@@ -41,7 +41,11 @@ class Place:
 
 
 class Packed:
-    """A batch of which all tensors lie in one piece of shared memory."""
+    """A batch of which all tensors lie in one piece of memory, this process's open file.
+
+    Raises:
+        OSError: there can be no such file.
+    """
 
     def __init__(self, batch: ImageBatch):
         self.places, size = {}, 0
@@ -49,26 +53,51 @@ class Packed:
             stride = torch.empty_like(tensor, device="meta").stride()  # without gaps
             self.places[name] = Place(size, tensor.dtype, tensor.shape, stride)
             size += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-        memory = torch.UntypedStorage._new_shared(max(size, 1))
-        self.memory = torch.empty(0, dtype=torch.uint8).set_(memory)
-        for name, place in self.places.items():
-            place.of(self.memory).copy_(getattr(batch, name))
         self.rest = replace(batch, **dict.fromkeys(self.places))
+        self.process, self.size = os.getpid(), max(size, 1)
+        self.file = os.memfd_create("ggnet-batch")
+        try:
+            os.posix_fallocate(self.file, 0, self.size)
+            self.inode = os.fstat(self.file).st_ino
+            memory = _memory(self.file, self.size)
+        except OSError:
+            os.close(self.file)
+            raise
+        for name, place in self.places.items():
+            place.of(memory).copy_(getattr(batch, name))
 
-    def unpack(self) -> ImageBatch:
-        """The batch; its tensors keep the memory."""
-        tensors = {name: place.of(self.memory) for name, place in self.places.items()}
+    def unpack(self, *, pin: bool = False) -> ImageBatch:
+        """The batch; its tensors keep the memory.
+
+        Args:
+            pin: page-locked memory.
+
+        Raises:
+            RuntimeError: the loader process is gone, or has closed the file.
+            OSError: the memory cannot be opened.
+        """
+        try:
+            file = os.open(f"/proc/{self.process}/fd/{self.file}", os.O_RDWR)
+        except FileNotFoundError:
+            raise RuntimeError(GONE.format(self.process)) from None
+        try:
+            if os.fstat(file).st_ino != self.inode:  # never another batch's images
+                raise RuntimeError("a loader process has closed a batch before its time")
+            memory = _memory(file, self.size)
+        finally:
+            os.close(file)
+        memory = memory.pin_memory() if pin else memory
+        tensors = {name: place.of(memory) for name, place in self.places.items()}
         return replace(self.rest, **tensors)
 
     def pin_memory(self) -> ImageBatch:
         """The batch in page-locked memory, as the loader asks for where there is a GPU."""
-        self.memory = self.memory.pin_memory()
-        return self.unpack()
+        return self.unpack(pin=True)
 
 
 @dataclass
 class Piped:
-    """A batch as bytes, and why it does not come through shared memory."""
+    """A batch as bytes, and why it does not come through memory."""
 
     content: bytes
     reason: str
@@ -85,34 +114,31 @@ class Piped:
 class Sender:
     """In a loader process: batches made by `collate`, ready for the queue.
 
+    A file stays open until the receiver has opened it, which it does when it hands the batch over.
+    When it has, it asks for the batch `prefetch` later; this process keeps two more than those.
+
     Args:
-        files: how many descriptors batches on their way may take; too many are not tried, as it is
-            the receiver that would fail.
+        prefetch: how many batches a loader process makes ahead.
     """
 
-    def __init__(self, collate: Callable, files: int):
+    def __init__(self, collate: Callable, prefetch: int):
         self.collate = collate
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        short = limit != resource.RLIM_INFINITY and _open_files() + files + OTHER_FILES > limit
-        self.reason = FEW_FILES.format(limit=limit) if short else None
+        self.open = prefetch + 2
+        self.files: deque[int] = deque()
 
     def __call__(self, samples: list) -> object:
         """As `collate`."""
         batch = self.collate(samples)
         if torch.utils.data.get_worker_info() is None or not isinstance(batch, ImageBatch):
             return batch
-        if self.reason is not None:
-            return _piped(batch, self.reason)
         try:
-            return Packed(batch)
-        except RuntimeError as error:
-            needed = sum(tensor.nbytes for tensor in tensors_of(batch).values())
-            return _piped(batch, _why(error, needed))
-
-
-def batches_in_flight(workers: int, prefetch: int = 2) -> int:
-    """How many are there at most: those ahead, the one in use and the one that replaces it."""
-    return workers * prefetch + 2
+            packed = Packed(batch)
+        except OSError as error:
+            return Piped(pickle.dumps(batch, pickle.HIGHEST_PROTOCOL), _why(error))
+        self.files.append(packed.file)
+        if len(self.files) > self.open:
+            os.close(self.files.popleft())
+        return packed
 
 
 def tensors_of(batch: ImageBatch) -> dict[str, Tensor]:
@@ -121,38 +147,11 @@ def tensors_of(batch: ImageBatch) -> dict[str, Tensor]:
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
-def _piped(batch: ImageBatch, reason: str) -> Piped:
-    return Piped(pickle.dumps(batch, pickle.HIGHEST_PROTOCOL), reason)
+def _why(error: OSError) -> str:
+    more = " (`ulimit -n 4096` raises the limit)" if error.errno == errno.EMFILE else ""
+    return f"there is no memory to map: {error.strerror}{more}"
 
 
-def _why(error: RuntimeError, needed: int) -> str:
-    """What is wrong with shared memory, as far as one can find out, and what helps.
-
-    Args:
-        needed: bytes of the batch that it did not take.
-    """
-    if "open files" in str(error):
-        return FEW_FILES.format(limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    try:
-        stats = os.statvfs(SHARED_MEMORY)
-    except OSError as missing:
-        return f"{SHARED_MEMORY} cannot be used ({missing.strerror}); mount a tmpfs there"
-    size, free = (blocks * stats.f_frsize for blocks in (stats.f_blocks, stats.f_bavail))
-    if free >= needed and f"({errno.ENOSPC})" not in str(error):
-        return f"{SHARED_MEMORY} cannot be used ({' '.join(str(error).split())})"
-    sizes = f"its size is {_mb(size)}, {_mb(free)} are free, a batch has {_mb(needed)}"
-    return (
-        f"{SHARED_MEMORY} is too small for the batches ({sizes}; give a container more "
-        "with `docker run --ipc=host` or `--shm-size=8g`, or delete what fills it)"
-    )
-
-
-def _mb(count: int) -> str:
-    return f"{count / 2**20:.3g} MB"
-
-
-def _open_files() -> int:
-    try:
-        return len(os.listdir("/proc/self/fd"))
-    except OSError:  # not Linux
-        return 0
+def _memory(file: int, size: int) -> Tensor:
+    """(size,) uint8, the file itself."""
+    return torch.frombuffer(mmap.mmap(file, size), dtype=torch.uint8)

@@ -1,5 +1,7 @@
 """Loader processes on a bad day: signals, little shared memory, few files, killed, stopped."""
 
+import errno
+import gc
 import logging
 import os
 import resource
@@ -15,11 +17,10 @@ import torch
 from PIL import Image
 
 from ggnet.config import load_config
-from ggnet.data import transport
 from ggnet.data.annotations import ImageRecord
-from ggnet.data.dataset import HOILoader, make_loader, worker_errors
+from ggnet.data.dataset import PREFETCH, HOILoader, make_loader, worker_errors
 from ggnet.data.images import open_image
-from ggnet.data.transport import FEW_FILES, Packed, tensors_of
+from ggnet.data.transport import Packed, tensors_of
 from ggnet.data.vocabulary import Vocabulary
 from ggnet.errors import UserError
 
@@ -97,23 +98,32 @@ def test_the_parent_can_end_a_worker(tmp_path):
     assert worker.exitcode == 0
 
 
-def test_without_shared_memory_batches_come_through_a_pipe(tmp_path, monkeypatch, caplog):
-    """As where /dev/shm is full: torch's own words, once some batches have come."""
-    shared, calls = torch.UntypedStorage._new_shared, []
+@pytest.mark.parametrize(
+    ("function", "error", "said"),
+    [
+        ("posix_fallocate", OSError(errno.ENOSPC, "No space left on device"), "No space left on"),
+        ("memfd_create", OSError(errno.EMFILE, "Too many open files"), "`ulimit -n 4096`"),
+        ("memfd_create", OSError(errno.ENOSYS, "Function not implemented"), "not implemented\n"),
+    ],
+)
+def test_without_memory_to_map_batches_come_through_a_pipe(
+    tmp_path, monkeypatch, caplog, function, error, said
+):
+    original, calls = getattr(os, function), []
 
-    def full(size):
-        calls.append(size)
+    def fails(*arguments):
+        calls.append(arguments)
         if len(calls) > 2:
-            raise RuntimeError("unable to allocate shared memory(shm) for file: No space left (28)")
-        return shared(size)
+            raise error
+        return original(*arguments)
 
     expected = content(loader(tmp_path, **{"data.workers": 0}))
-    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
+    monkeypatch.setattr(os, function, fails)
     monkeypatch.setattr(HOILoader, "_told", set())
     with caplog.at_level(logging.WARNING, "ggnet"):
         assert_same(content(loader(tmp_path)), expected)
-    assert caplog.text.count("/dev/shm is too small") == 1
-    assert "--shm-size" in caplog.text
+    assert caplog.text.count("images come from the loader processes more slowly") == 1
+    assert said in caplog.text
 
 
 def in_small_shared_memory(script, size):
@@ -127,7 +137,7 @@ def in_small_shared_memory(script, size):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of Linux")
 def test_a_container_with_little_shared_memory(tmp_path):
-    """1 MB holds no batch of 1.5 MB: without care, training waits for ever."""
+    """1 MB of /dev/shm holds no batch of 1.5 MB, and need not."""
     script = f"""
 import sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
@@ -140,33 +150,16 @@ print(len(list(loader(Path({str(tmp_path)!r})))))
     except FileNotFoundError:
         pytest.skip("no unshare here")
     assert done.stdout.split() == [str(COUNT // 2)], done.stderr
-    assert "/dev/shm is too small for the batches (its size is 1 MB, 0." in done.stderr
-    assert "MB are free, a batch has 1.5 MB; give a container more" in done.stderr
-
-
-def test_shared_memory_that_fails_for_another_reason(tmp_path, monkeypatch, caplog):
-    """More of it would not help: torch's own words, and no remedy."""
-
-    def forbidden(size):
-        raise RuntimeError("unable to open shared memory object in read-write mode: Denied (13)")
-
-    expected = content(loader(tmp_path, **{"data.workers": 0}))
-    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", forbidden)
-    monkeypatch.setattr(HOILoader, "_told", set())
-    with caplog.at_level(logging.WARNING, "ggnet"):
-        assert_same(content(loader(tmp_path)), expected)
-    assert "/dev/shm cannot be used (unable to open shared memory object" in caplog.text
-    assert "--shm-size" not in caplog.text
+    assert not done.stderr
 
 
 def test_a_batch_is_one_piece_of_shared_memory(tmp_path):
-    """Each piece costs a file descriptor, and a question to a loader process that is busy."""
+    """Each piece costs a file descriptor."""
     batches = list(loader(tmp_path))
     expected = list(loader(tmp_path, **{"data.workers": 0}))
     for batch, plain in zip(batches, expected, strict=True):
         tensors = tensors_of(batch)
         assert len({tensor.untyped_storage().data_ptr() for tensor in tensors.values()}) == 1
-        assert batch.images.is_shared()
         assert tensors.keys() == tensors_of(plain).keys()
         for name, tensor in tensors.items():
             assert torch.equal(tensor, getattr(plain, name)), name
@@ -191,29 +184,44 @@ def test_a_batch_is_pinned_in_one_piece(tmp_path, monkeypatch):
     assert got.meta == batch.meta
 
 
-def test_no_shared_memory_at_all(monkeypatch):
-    monkeypatch.setattr(transport, "SHARED_MEMORY", "/nowhere")
-    said = transport._why(RuntimeError("no"), needed=1)
-    assert said == "/nowhere cannot be used (No such file or directory); mount a tmpfs there"
+@pytest.mark.parametrize("workers", [1, 2])
+def test_files_are_closed_once_they_have_been_opened(tmp_path, workers):
+    """And not before: every batch has its content, however long its receiver takes."""
+    expected = content(loader(tmp_path, **{"data.workers": 0}))
+    gc.collect()
+    before = batches_open("self")
+    batches, got, held = loader(tmp_path, **{"data.workers": workers}), [], []
+    for _ in range(2):  # the workers persist
+        for batch in batches:
+            time.sleep(0.1)
+            got.append((batch.images, batch.objects))
+            held.append(sum(batches_open(process.pid) for process in active_children()))
+    assert max(held) <= (PREFETCH + 2 + 2) * workers  # one more is being made, and mapped
+    assert_same(got[: COUNT // 2], expected)
+    assert_same(got[COUNT // 2 :], expected)
+    del got, batch
+    assert batches_open("self") == before
 
 
-def test_few_files(tmp_path, caplog, monkeypatch):
+def batches_open(process):
+    links = os.scandir(f"/proc/{process}/fd")
+    return sum("ggnet-batch" in os.readlink(link) for link in links if link.is_symlink())
+
+
+def test_few_files(tmp_path, monkeypatch):
     ignored = []
     monkeypatch.setattr(sys, "unraisablehook", ignored.append)
-    monkeypatch.setattr(HOILoader, "_told", set())
     expected = content(loader(tmp_path, **{"data.workers": 0}))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     here = len(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (here + 40, hard))
     try:
-        with caplog.at_level(logging.WARNING, "ggnet"):
-            assert_same(content(loader(tmp_path)), expected)
+        assert_same(content(loader(tmp_path)), expected)
         resource.setrlimit(resource.RLIMIT_NOFILE, (here + 2, hard))
         with pytest.raises(UserError, match="Too many open files. Set data.workers lower"):
             list(loader(tmp_path))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert FEW_FILES.format(limit=here + 40) in caplog.text
     assert not ignored  # nothing on the screen beside the message
 
 
@@ -264,7 +272,6 @@ def test_a_stopped_worker_is_named_and_goes_on(tmp_path, monkeypatch, caplog):
 
 
 def test_a_worker_stopped_while_it_hands_over_a_batch_goes_on(tmp_path, monkeypatch, caplog):
-    """Its batches are announced; their descriptors come from a thread of its own, stopped, too."""
     monkeypatch.setattr("ggnet.data.dataset.WAIT_SECONDS", 0.5)
     batches = iter(loader(tmp_path))
     next(batches)
