@@ -21,6 +21,7 @@ from torch import Tensor
 from ggnet.data.batch import ImageBatch
 
 ALIGNMENT = 64  # bytes, of each tensor in the memory
+OPENED = "/proc/{}/fd/{}"  # the file of a process
 GONE = "DataLoader worker (pid {}) exited unexpectedly"  # torch's words
 
 
@@ -77,7 +78,7 @@ class Packed:
             OSError: the memory cannot be opened.
         """
         try:
-            file = os.open(f"/proc/{self.process}/fd/{self.file}", os.O_RDWR)
+            file = os.open(OPENED.format(self.process, self.file), os.O_RDWR)
         except FileNotFoundError:
             raise RuntimeError(GONE.format(self.process)) from None
         try:
@@ -123,6 +124,7 @@ class Sender:
 
     def __init__(self, collate: Callable, prefetch: int):
         self.collate = collate
+        self.reason = _why_not()
         self.open = prefetch + 2
         self.files: deque[int] = deque()
 
@@ -131,10 +133,12 @@ class Sender:
         batch = self.collate(samples)
         if torch.utils.data.get_worker_info() is None or not isinstance(batch, ImageBatch):
             return batch
+        if self.reason is not None:
+            return _piped(batch, self.reason)
         try:
             packed = Packed(batch)
         except OSError as error:
-            return Piped(pickle.dumps(batch, pickle.HIGHEST_PROTOCOL), _why(error))
+            return _piped(batch, _why(error))
         self.files.append(packed.file)
         if len(self.files) > self.open:
             os.close(self.files.popleft())
@@ -145,6 +149,25 @@ def tensors_of(batch: ImageBatch) -> dict[str, Tensor]:
     """The tensors of a batch by their field's name."""
     values = {item.name: getattr(batch, item.name) for item in fields(batch)}
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _piped(batch: ImageBatch, reason: str) -> Piped:
+    return Piped(pickle.dumps(batch, pickle.HIGHEST_PROTOCOL), reason)
+
+
+def _why_not() -> str | None:
+    """What is in the way of files without a name on this system."""
+    if not hasattr(os, "memfd_create"):
+        return "this system has no files without a name (memfd)"
+    try:
+        file = os.memfd_create("ggnet-batch")
+        try:
+            os.close(os.open(OPENED.format(os.getpid(), file), os.O_RDWR))
+        finally:
+            os.close(file)
+    except OSError as error:
+        return _why(error)
+    return None
 
 
 def _why(error: OSError) -> str:

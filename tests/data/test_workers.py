@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from ggnet.config import load_config
+from ggnet.data import transport
 from ggnet.data.annotations import ImageRecord
 from ggnet.data.dataset import PREFETCH, HOILoader, make_loader, worker_errors
 from ggnet.data.images import open_image
@@ -124,6 +125,15 @@ def test_without_memory_to_map_batches_come_through_a_pipe(
         assert_same(content(loader(tmp_path)), expected)
     assert caplog.text.count("images come from the loader processes more slowly") == 1
     assert said in caplog.text
+
+
+def test_without_proc_batches_come_through_a_pipe(tmp_path, monkeypatch, caplog):
+    expected = content(loader(tmp_path, **{"data.workers": 0}))
+    monkeypatch.setattr(transport, "OPENED", "/nowhere/{}/{}")
+    monkeypatch.setattr(HOILoader, "_told", set())
+    with caplog.at_level(logging.WARNING, "ggnet"):
+        assert_same(content(loader(tmp_path)), expected)
+    assert "no memory to map: No such file or directory" in caplog.text
 
 
 def in_small_shared_memory(script, size):
