@@ -115,8 +115,8 @@ class Piped:
 class Sender:
     """In a loader process: batches made by `collate`, ready for the queue.
 
-    A file stays open until the receiver has opened it, which it does when it hands the batch over.
-    When it has, it asks for the batch `prefetch` later; this process keeps two more than those.
+    A file stays open until the receiver has opened it, which it does as it hands the batch over and
+    asks for the one `prefetch` later. Two more are kept than that takes.
 
     Args:
         prefetch: how many batches a loader process makes ahead.
