@@ -41,9 +41,9 @@ struct DeformCpuParams : DeformBackwardParams {
   int64_t points() const { return shape.kernel_h * shape.kernel_w; }
 };
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-inline int64_t gcd(int64_t a, int64_t b) { return b == 0 ? a : gcd(b, a % b); }
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+constexpr int64_t gcd(int64_t a, int64_t b) { return b == 0 ? a : gcd(b, a % b); }
 
 // Output pixels that a thread works on at a time, at most: with this many, a tile of columns
 // (kTile x 256 floats) and its outputs share a 512 KB L2 with the weights that stream through it.

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "actpoint_cpu_lanes.h"
-#include "actpoint_cpu_pairs.h"
+#include "actpoint_cpu_products.h"
 #include "actpoint_cpu_sampling.h"
 
 namespace ggnet::GGNET_ISA {
@@ -14,7 +14,7 @@ template <typename T, bool kPairs>
 struct Backward {
   using S = Sampling<T>;
   using W = Packing<T, kPairs>;
-  using P = Pairs<T>;
+  using P = Products<T, kPairs>;
   using L = Lanes<T>;
   using A = MathType<T>;
   using V = typename S::V;
@@ -207,12 +207,6 @@ struct Backward {
                     p.grad_mask_strides, t);
   }
 
-  static size_t pairs_bytes(const DeformCpuParams& p, const Blocks& blocks) {
-    return Scratch::bytes<bf16>(kTile * P::row_size(p)) +
-           Scratch::bytes<u32>(p.shape.groups * P::group_pairs(p)) +
-           Scratch::bytes<u32>(round_up(blocks.width(), N) * P::kHalfTile);
-  }
-
   static void backward(const DeformCpuParams& p, int64_t begin, int64_t end) {
     const bool narrow = L::chosen(p);
     const Blocks blocks = narrow ? L::blocks(p) : W::blocks(p, kBackwardBlock);
@@ -229,8 +223,7 @@ struct Backward {
                     Scratch::bytes<A>(narrow ? pixels * group_outputs * lanes : 0) +
                     Scratch::bytes<A>(kTile * out_stride) + Scratch::bytes<A>(3 * points * kTile) +
                     Scratch::bytes<A*>(p.shape.height + 2) + Scratch::bytes<A>(blocks.channels) +
-                    Scratch::bytes<T>(blocks.channels) +
-                    (kPairs && !narrow ? pairs_bytes(p, blocks) : 0));
+                    Scratch::bytes<T>(blocks.channels) + (narrow ? 0 : P::bytes(p, blocks)));
     Plan plan(scratch, points);
     A* columns = scratch.take_zeros<A>(pixels * stride);  // lanes without a channel stay zero
     A* column_grads = scratch.take<A>(pixels * stride);
@@ -241,15 +234,8 @@ struct Backward {
                   scratch.take_zeros<A>(blocks.channels)};
     const T* zeros = scratch.take_zeros<T>(blocks.channels);
     const Scatter scatter_block = choose_scatter(p);
-    // Of pairs: the gradients for both products, and a block's columns.
-    bf16* grad_rows = nullptr;
-    u32 *grad_pairs = nullptr, *turned = nullptr;
-    if constexpr (kPairs)
-      if (!narrow) {
-        grad_rows = scratch.take_zeros<bf16>(kTile * P::row_size(p));  // the padding stays zero
-        grad_pairs = scratch.take<u32>(p.shape.groups * P::group_pairs(p));
-        turned = scratch.take<u32>(round_up(blocks.width(), N) * P::kHalfTile);
-      }
+    P products(p, blocks, out_stride, stride);
+    if (!narrow) products.take(scratch);
 
     for (int64_t s = begin; s < end; ++s) {
       const Section section = ggnet::section(p.shape, s);
@@ -273,11 +259,7 @@ struct Backward {
             for (int64_t i = 0; i < t.size; ++i)
               for (int64_t o = 0; o < outputs; ++o) bias_sums[o] += grads[i * out_stride + o];
           if (!columns_needed) continue;
-          if constexpr (kPairs)
-            if (!narrow) {
-              P::to_rows(p, t, grads, out_stride, grad_rows);
-              P::to_pairs(p, t, grads, out_stride, grad_pairs);
-            }
+          if (!narrow) products.read(t, grads);
           const bool first = image == section.image_begin && index == section.tile_begin;
           for (int64_t b = 0; b < blocks.count(); ++b) {
             const int64_t offset_group = b / blocks.of_offset_group();
@@ -307,51 +289,13 @@ struct Backward {
                       spread, columns, weight_sums + b * L::block_size(p, blocks));
               }
             } else {
-              if (p.grad_offset || p.grad_features) {
-                const auto* packed = static_cast<const typename W::Column*>(p.packed) +
-                                     b * W::backward_block_size(p, blocks);
-                typename Gemm<A>::Sizes g{t.size,
-                                          ceil_div(block.width(), kPanel),
-                                          group_outputs,
-                                          out_stride,
-                                          0,
-                                          group_outputs * kPanel,
-                                          kPanel,
-                                          kPanel,
-                                          stride,
-                                          false};
-                if constexpr (kPairs) {
-                  g.depth = W::backward_depth(p) / 2;
-                  g.row_stride = P::row_size(p) / 2;
-                  g.b_panel = g.depth * kPanel;
-                  Gemm<A>::template run<true>(
-                      g, reinterpret_cast<const u32*>(grad_rows) + block.group * g.depth,
-                      reinterpret_cast<const u32*>(packed), column_grads);
-                } else {
-                  Gemm<A>::template run<true>(g, grads + block.group * group_outputs, packed,
-                                              column_grads);
-                }
-              }
+              if (p.grad_offset || p.grad_features)
+                products.column_grads(b, block, t, column_grads);
               scatter_block(p, t, {0, t.size, stride, block.channels}, plan, block, zeros, target,
                             column_grads, columns, grad_planes);
-              if (p.grad_weight) {
-                A* sums = weight_sums + b * weight_block_size(p, blocks);
-                typename Gemm<A>::Sizes g{
-                    block.width(), W::panels(p),           t.size, 0,     stride, kPanel,
-                    out_stride,    block.width() * kPanel, kPanel, !first};
-                if constexpr (kPairs) {
-                  P::turn(t, columns, stride, block.width(), turned);
-                  g.depth = P::depth(t);
-                  g.row_stride = P::kHalfTile;
-                  g.b_panel = P::kHalfTile * kPanel;
-                  g.b_depth = kPanel;
-                  Gemm<A>::template run<true>(g, turned,
-                                              grad_pairs + block.group * P::group_pairs(p), sums);
-                } else {
-                  Gemm<A>::template run<false>(g, columns, grads + block.group * group_outputs,
-                                               sums);
-                }
-              }
+              if (p.grad_weight)
+                products.weight_grad(block, t, columns,
+                                     weight_sums + b * weight_block_size(p, blocks), !first);
             }
             if (p.grad_offset && (b + 1) % blocks.of_offset_group() == 0)
               write_point_grads(p, t, offset_group, plan, grad_planes);
