@@ -95,6 +95,14 @@ def test_gradients_have_the_memory_format_of_their_tensors():
     assert grads[1].is_contiguous()
 
 
+@pytest.mark.interpreted
+def test_the_gradient_of_a_slice_is_contiguous():
+    features, *others = inputs(SHAPES[2])
+    part = torch.cat([features, features], dim=3).requires_grad_()[..., : features.shape[3]]
+    (grad,) = torch.autograd.grad(ops.actpoint_aggregate(part, *others).sum(), part)
+    assert grad.is_contiguous()
+
+
 @pytest.mark.parametrize("isa", isas())
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_instruction_set(isa, dtype, monkeypatch):

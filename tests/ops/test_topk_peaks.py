@@ -129,6 +129,12 @@ def test_same_bits_for_any_number_of_threads(layout):
     assert_same_bits(lambda: ops.topk_peaks(logits, 100))
 
 
+@pytest.mark.interpreted
+@pytest.mark.parametrize("kernel_size", [5, 7, 21])
+def test_wide_windows(kernel_size):
+    assert_same_peaks(randn(1, 2, 7, 6, scale=3).float(), 20, kernel_size)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_peaks_at_the_edges_of_what_threads_share(count, layout):
