@@ -99,6 +99,32 @@ def test_small_maps(case, dtype, mask, deterministic):
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.interpreted
+@pytest.mark.parametrize("operator", ["deform_conv2d", "actpoint_aggregate"])
+def test_deterministic_sums_have_room_for_any_mask(operator):
+    """Fixed-point sums: the unit follows from the largest mask; through a sigmoid that is 1."""
+    steps = (1, 1, 1)
+    tensors = inputs((4, 8, 1, 1), 1, (5, 4), (3, 3), steps)
+    input, offset, weight, bias, mask = tensors
+    torch.use_deterministic_algorithms(True)
+    try:
+        if operator == "deform_conv2d":
+            tensors[4] = mask * 1e12
+            compare_with_reference(
+                convolve(ops, *steps), convolve(reference, *steps), tensors, torch.float32
+            )
+        else:
+            points = torch.cat([offset, torch.zeros_like(mask)], dim=1)
+            compare_with_reference(
+                ops.actpoint_aggregate,
+                reference.actpoint_aggregate,
+                [input, points, weight],
+                torch.float32,
+            )
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @st.composite
 def problems(draw):
     groups, each, every = (draw(st.integers(1, n)) for n in (5, 12, 24))
