@@ -99,8 +99,8 @@ simt-budget: setup  ## after a deliberate change: tests/budget/emulated.json, do
 test-cuda-build:  ## compile everything with nvcc, check the kernels' registers, memory, instructions
 	PYTHON=$(PYTHON) tests/cuda/build.sh
 
-mutants: setup $(TRITON_SITE)/.ready  ## do the tests notice a wrong line? 120 mutants, hours; MUTANTS_ARGS=--report
-	$(WITH_TRITON) nice -n 10 $(BIN)/python tests/mutants/run.py $(MUTANTS_ARGS)
+mutants: setup $(TRITON_SITE)/.ready $(TIMM_SITE)/.ready  ## do the tests notice a wrong line? 120 mutants, hours; MUTANTS_ARGS=--report
+	$(WITH_TRITON) PYTHONPATH=$(CURDIR)/$(TRITON_SITE):$(CURDIR)/$(TIMM_SITE) nice -n 10 $(BIN)/python tests/mutants/run.py $(MUTANTS_ARGS)
 
 gpu-check:  ## on a machine with a GPU: tests, compute-sanitizer, benchmarks with peers (10 minutes)
 	tests/device/check.sh

@@ -79,7 +79,7 @@ def build_targets(
         boxes = np.clip(boxes, 0, np.array([width, height] * 2))
     sizes = boxes[:, 2:] - boxes[:, :2]
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-    cells = np.minimum(np.floor(centers), [width - 1, height - 1])
+    cells = np.floor(centers)
     visible = (sizes > 0).all(axis=1) if original else (sizes >= MIN_SIZE).all(axis=1)
     radius = original_radius if original else gaussian_radius
 
@@ -88,7 +88,6 @@ def build_targets(
     human, object_, verbs = pairs.T
     middles = cells if original else centers
     points = np.floor((middles[human] + middles[object_]) / 2)
-    points = np.minimum(points, [width - 1, height - 1])
     distance = np.abs(middles[human] - middles[object_])
     interactions = np.column_stack([verbs, points[:, ::-1]]).astype(np.int32)
     return {

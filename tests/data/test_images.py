@@ -161,6 +161,8 @@ def test_16_bit_grey_keeps_its_range(tmp_path, name):
 def test_float_grey(tmp_path):
     Image.fromarray(np.array([[0, 0.5, 1, np.nan]], np.float32)).save(tmp_path / "a.tif")
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[0, :, 1], [0, 128, 255, 0])
+    Image.fromarray(np.array([[0.5, 1]], np.float32)).save(tmp_path / "c.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "c.tif")[0, :, 1], [128, 255])
     Image.fromarray(np.array([[-10, 0, 10]], np.float32)).save(tmp_path / "b.tif")
     np.testing.assert_array_equal(read_image(tmp_path / "b.tif")[0, :, 1], [0, 128, 255])
 

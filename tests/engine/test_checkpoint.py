@@ -16,6 +16,7 @@ from ggnet.engine.checkpoint import (
     BEST,
     FORMAT,
     LAST,
+    Checkpoint,
     SaveSchedule,
     check_same_config,
     find_checkpoint,
@@ -67,6 +68,13 @@ def test_round_trip_restores_the_random_numbers(path):
     torch.rand(100)
     set_rng_state(load_checkpoint(path)["rng"])
     assert torch.equal(torch.rand(3), first)
+
+
+def test_averaged_weights_are_used_where_there_are_some(path):
+    for averaged in (None, {"weight": torch.zeros(10)}):
+        values = state() | {"ema": averaged}
+        weights = Checkpoint(path, values, Config(), None).weights
+        assert weights is (averaged or values["model"])
 
 
 def test_full_disk_leaves_the_old_checkpoint(path):

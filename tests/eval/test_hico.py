@@ -372,6 +372,13 @@ def test_ground_truth_as_predictions_scores_100(protocol, recall_points):
     np.testing.assert_allclose(result.recall, 100)
 
 
+def test_the_table_of_a_single_hoi(tmp_path):
+    vocabulary = Vocabulary("one", ("person", "dog"), (1, 2), ("pet",), (1,), ((0, 1),))
+    found = [prediction("a", [(HUMAN, DOG, 0, 0.5)])]
+    evaluate(found, [record("a", [(HUMAN, DOG, 0)])], vocabulary).to_csv(tmp_path / "metrics.csv")
+    assert (tmp_path / "metrics.csv").read_text().count("\n") == 2
+
+
 def test_results_on_disk(tmp_path):
     records = [record("a", [(HUMAN, DOG, 0)])]
     result = evaluate(

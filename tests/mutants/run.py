@@ -125,6 +125,7 @@ GROUPS = {
             "ggnet/models/checkpointing.py": "tests/models/test_checkpointing.py",
             "ggnet/models/sparse.py": "tests/models/test_sparse.py",
             "ggnet/models/importers.py": "tests/models/test_importers.py",
+            "ggnet/models/timm_backbone.py": "tests/models/test_timm_backbone.py",
             "ggnet/models/tiny.py": "tests/models/test_tiny.py tests/models/test_models.py",
             "ggnet/models/*.py": "tests/models/test_models.py tests/models/test_importers.py",
             "ggnet/nn/loss.py": "tests/models/test_loss.py",
