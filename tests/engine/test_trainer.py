@@ -129,6 +129,19 @@ def test_timings_of_an_epoch(finished):
         assert seen == pytest.approx(images, rel=1e-3)  # figures in a table
 
 
+def test_within_an_epoch_it_saves_when_it_is_due(quick, tmp_path, monkeypatch):
+    steps, save = [], Trainer._save
+
+    def noted(trainer, *name):
+        steps.append(trainer.global_step)
+        save(trainer, *name)
+
+    monkeypatch.setattr(Trainer, "_save", noted)
+    config = load_config(None, [*quick, "train.eval_every=null", "train.checkpoint_steps=3"])
+    train(config, tmp_path / "run", console=QUIET)
+    assert sorted(set(steps)) == [0, 3, 4, 7, 8, 11, 12]  # counted anew after each
+
+
 def test_killed_in_a_step(finished, settings, tmp_path):
     more = ["train.checkpoint_steps=2", "data.workers=1"]
     status, _, _ = planted("step", 8, signal.SIGKILL, tmp_path / "run", settings, *more)
