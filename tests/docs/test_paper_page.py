@@ -83,7 +83,8 @@ def test_a_script_has_these_options(line):
 @pytest.mark.parametrize("line", LINES["ggnet"])
 def test_a_command_is_understood(line):
     _, *arguments = shlex.split(line)
-    parsed = build_parser().parse_args(arguments)
+    parsed, settings = build_parser().parse_known_args(arguments)
+    assert all(re.fullmatch(r"\w+\.\w+=.*", item) for item in settings)
     if getattr(parsed, "row", None):
         assert row_overrides(parsed.row, parsed.data, parsed.flavour)
     if getattr(parsed, "table", None):
