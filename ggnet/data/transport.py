@@ -79,7 +79,7 @@ class Packed:
         """
         try:
             file = os.open(OPENED.format(self.process, self.file), os.O_RDWR)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):  # the second until a dead one is waited for
             raise RuntimeError(GONE.format(self.process)) from None
         try:
             if os.fstat(file).st_ino != self.inode:  # never another batch's images
