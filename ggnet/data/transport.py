@@ -14,6 +14,8 @@ import pickle
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cache
+from multiprocessing import parent_process
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from ggnet.data.batch import ImageBatch
 
 ALIGNMENT = 64  # bytes, of each tensor in the memory
 OPENED = "/proc/{}/fd/{}"  # the file of a process
+FOLDER = "/proc/{}/cwd"  # whom this tells something may open the process's files
 GONE = "DataLoader worker (pid {}) exited unexpectedly"  # torch's words
 
 
@@ -124,7 +127,6 @@ class Sender:
 
     def __init__(self, collate: Callable, prefetch: int):
         self.collate = collate
-        self.reason = _why_not()
         self.open = prefetch + 2
         self.files: deque[int] = deque()
 
@@ -133,8 +135,8 @@ class Sender:
         batch = self.collate(samples)
         if torch.utils.data.get_worker_info() is None or not isinstance(batch, ImageBatch):
             return batch
-        if self.reason is not None:
-            return _piped(batch, self.reason)
+        if (reason := _why_not()) is not None:
+            return _piped(batch, reason)
         try:
             packed = Packed(batch)
         except OSError as error:
@@ -155,8 +157,13 @@ def _piped(batch: ImageBatch, reason: str) -> Piped:
     return Piped(pickle.dumps(batch, pickle.HIGHEST_PROTOCOL), reason)
 
 
+@cache
 def _why_not() -> str | None:
-    """What is in the way of files without a name on this system."""
+    """What is in the way of such memory, asked once in a loader process.
+
+    Whether the receiver may open this process's files is tried the other way round, which takes the
+    same right: then an error of its own can only mean that this process is gone.
+    """
     if not hasattr(os, "memfd_create"):
         return "this system has no files without a name (memfd)"
     try:
@@ -165,6 +172,7 @@ def _why_not() -> str | None:
             os.close(os.open(OPENED.format(os.getpid(), file), os.O_RDWR))
         finally:
             os.close(file)
+        os.stat(FOLDER.format(parent_process().pid))
     except OSError as error:
         return _why(error)
     return None

@@ -136,6 +136,33 @@ def test_without_proc_batches_come_through_a_pipe(tmp_path, monkeypatch, caplog)
     assert "no memory to map: No such file or directory" in caplog.text
 
 
+def count_batches(folder, first=""):
+    """A script that does so, and `first` before."""
+    return f"""
+import sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from pathlib import Path
+from test_workers import loader
+{first}
+print(len(list(loader(Path({str(folder)!r})))))
+"""
+
+
+PRCTL = "import ctypes; ctypes.CDLL(None).prctl"
+SET_DUMPABLE, DROP_CAPABILITY, SYS_PTRACE = 4, 24, 19  # linux/prctl.h, linux/capability.h
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of Linux")
+def test_processes_that_may_not_look_into_each_other_send_batches_through_a_pipe(tmp_path):
+    """Each may still open its own files; the system's administrator may all."""
+    drop = f"{PRCTL}({DROP_CAPABILITY}, {SYS_PTRACE}); import os, sys; os.execv(sys.executable, "
+    script = count_batches(tmp_path, f"{PRCTL}({SET_DUMPABLE}, 0)")
+    command = [sys.executable, "-c", f"{drop}[sys.executable, '-c', {script!r}])"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == [str(COUNT // 2)], done.stderr
+    assert done.stderr.count("there is no memory to map: Permission denied") == 1
+
+
 def in_small_shared_memory(script, size):
     """Run Python where /dev/shm has `size`, as in a container; skips where one cannot."""
     mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
@@ -148,15 +175,8 @@ def in_small_shared_memory(script, size):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of Linux")
 def test_a_container_with_little_shared_memory(tmp_path):
     """1 MB of /dev/shm holds no batch of 1.5 MB, and need not."""
-    script = f"""
-import sys
-sys.path.insert(0, {os.path.dirname(__file__)!r})
-from pathlib import Path
-from test_workers import loader
-print(len(list(loader(Path({str(tmp_path)!r})))))
-"""
     try:
-        done = in_small_shared_memory(script, "1m")
+        done = in_small_shared_memory(count_batches(tmp_path), "1m")
     except FileNotFoundError:
         pytest.skip("no unshare here")
     assert done.stdout.split() == [str(COUNT // 2)], done.stderr
