@@ -37,6 +37,7 @@ class Wish:
     config: str | None = None
     flavour: str | None = None
     out: Path = Path("runs/ablate")
+    detections: Path | None = None  # another detector's boxes
     overrides: Sequence[str] = field(default_factory=list)
 
 
@@ -56,23 +57,31 @@ def ablate(wish: Wish, *, dry: bool = False, console: Console | None = None) -> 
     for name, value in (("--seeds", wish.seeds), ("--jobs", wish.jobs)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; expected at least 1")
-    if boxes := [name for name, row in rows.items() if row.other_boxes]:
-        raise UserError(
-            f"{', '.join(boxes)} of {wish.table}: the network of the row without '-boxes', with "
-            "another detector's boxes. Train that row, then: ggnet eval RUN --detections FILE"
-        )
+    boxes = [name for name, row in rows.items() if row.other_boxes]
+    if boxes and not wish.detections:
+        if wish.rows:
+            raise UserError(
+                f"{', '.join(boxes)} of {wish.table}: scored with another detector's boxes; give "
+                "them with --detections FILE"
+            )
+        console.print(f"without {', '.join(boxes)}: they need --detections FILE", highlight=False)
+        rows = {name: row for name, row in rows.items() if not row.other_boxes}
+    if wish.detections and not boxes:
+        raise UserError(f"--detections: no row of {wish.table} asked for is about them")
     base = _budget(wish)
     _make_scenes(wish, base, console)
-    study = Study(wish.out, base)
+    study = Study(wish.out, base, wish.detections)
     configs = {
         name: study.config(wish.table, row, wish.data, wish.flavour)
         for name, row in table.rows.items()
-        if not row.other_boxes
+        if wish.detections or not row.other_boxes
     }
     jobs = merge(
-        study.job(configs[name], base.train.seed + number).named(f"{wish.table}/{name}")
+        study.job(configs[name], base.train.seed + number, other_boxes=row.other_boxes).named(
+            f"{wish.table}/{name}"
+        )
         for number in range(wish.seeds)
-        for name in rows
+        for name, row in rows.items()
     )
     check_folders(jobs)
     count = wish.jobs or default_jobs(base.train.device)
@@ -119,13 +128,16 @@ def _plan(
         for number, setting in enumerate(settings):
             mine = [job for job in jobs if job.setting == setting]
             measured[setting] = _needs(study, mine[0], trained)
-            trained.add(study.training(mine[0].config))
+            trained.add(mine[0].training)
             told(number + 1, len(settings))
             done = sum(is_done(job) for job in mine)
             minutes, memory = measured[setting][0] / 60, measured[setting][1] / 2**30
             names = ", ".join(name.partition("/")[2] for name in mine[0].names)
             figures = (str(len(mine)), str(done), f"{minutes:.1f}", f"{memory:.1f}")
-            shown.add_row(names, _differing(study.base, mine[0].config), *figures)
+            differing = _differing(study.base, mine[0].config)
+            if mine[0].boxes:
+                differing += ", other boxes"
+            shown.add_row(names, differing, *figures)
     console.print(shown)
     seconds = {setting: figures[0] for setting, figures in measured.items()}
     total = sum(seconds[job.setting] for job in left)
@@ -142,13 +154,13 @@ def _needs(study: Study, job: Job, trained: set[str]) -> tuple[float, float]:
     Args:
         trained: what other runs train; this one then takes it from them.
     """
-    if found := study.results(job.config):
+    if found := study.results(job.setting):
         return (
             sum(run["seconds"] for run in found.values()) / len(found),
             max(run["memory"] for run in found.values()),
         )
     needs = probe(job.config)
-    training = 0.0 if study.training(job.config) in trained else needs["training"]
+    training = 0.0 if job.training in trained else needs["training"]
     return training + needs["evaluation"], needs["memory"]
 
 

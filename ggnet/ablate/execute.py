@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from ggnet.ablate.study import APART, Job
+from ggnet.ablate.study import APART, DETECTIONS, Job
 from ggnet.config import Config, load_config
 from ggnet.engine.checkpoint import check_same_config
 from ggnet.engine.device import choose_device
@@ -55,6 +54,8 @@ def execute(
 ) -> dict[str, str]:
     """Run the jobs in their order, `count` at a time, each on one thread or one GPU.
 
+    A job waits for one that trains the same weights, and takes them.
+
     Args:
         stop: once requested, those that run save and end, and no other begins.
         done: called after each that has ended well.
@@ -62,13 +63,15 @@ def execute(
     Returns:
         Of those that have not: their names and what they said last.
     """
-    waiting, failed = deque(jobs), {}
+    waiting, failed = list(jobs), {}
     running: dict[int, tuple[Job, subprocess.Popen]] = {}
     try:
         while running or (waiting and not stop.requested):
             for slot in set(range(count)) - running.keys():
-                if waiting and not stop.requested:
-                    job = waiting.popleft()
+                trained = {(job.training, job.seed) for job, _ in running.values()}
+                ready = (job for job in waiting if (job.training, job.seed) not in trained)
+                if not stop.requested and (job := next(ready, None)):
+                    waiting.remove(job)
                     running[slot] = job, _start(job, slot)
             if stop.requested:
                 _end(process for _, process in running.values())
@@ -115,22 +118,26 @@ def probe(config: Config) -> dict[str, float]:
 
 
 def write_config(job: Job) -> None:
-    """Leave a run's settings where the trainer leaves them, unless it has.
+    """Leave a run's settings where the trainer leaves them, unless it has, and whose boxes it has.
 
     Raises:
         UserError: the folder cannot be written.
     """
     path = job.folder / CONFIG
     if not path.exists():
+        if job.boxes:
+            with atomic_write(job.folder / DETECTIONS, "w") as file:
+                file.write(f"{job.boxes.sha256}  {job.boxes.path.name}\n")
         with atomic_write(path, "w") as file:
             yaml.safe_dump(job.config.model_dump(mode="json"), file, sort_keys=False)
 
 
 def _start(job: Job, slot: int) -> subprocess.Popen:
     write_config(job)
+    boxes = [str(job.boxes.path)] if job.boxes else []
     with open(job.folder / LOG, "ab") as log:
         return subprocess.Popen(
-            [*WORKER, "run", str(job.folder), job.config.data.root],
+            [*WORKER, "run", str(job.folder), job.config.data.root, *boxes],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

@@ -77,10 +77,12 @@ class TableResult:
 
 def collect(study: Study, name: str, table: Table, configs: dict[str, Config]) -> TableResult:
     """The results of a table's rows (`configs`) that are there, of all seeds that are."""
-    rows = [
-        RowResult(key, table.rows[key], study.results(config)) for key, config in configs.items()
-    ]
-    return TableResult(name, table, [row for row in rows if row.runs])
+    rows = []
+    for key, config in configs.items():
+        setting = study.setting(config, other_boxes=table.rows[key].other_boxes)
+        if runs := study.results(setting):
+            rows.append(RowResult(key, table.rows[key], runs))
+    return TableResult(name, table, rows)
 
 
 def write(study: Study, result: TableResult, command: str) -> None:
@@ -160,10 +162,17 @@ def _conditions(study: Study, result: TableResult) -> str:
     hours = sum(run["seconds"] for run in runs) / 3600
     train = study.base.train
     where = ", ".join(sorted({run["machine"] for run in runs}))
+    boxes = ""
+    if names := [row.name for row in result.rows if row.row.other_boxes]:
+        boxes = (
+            f" {', '.join(names)}: scored with the boxes of {study.boxes.path.name} "
+            f"(SHA-256 {study.boxes.sha256[:12]})."
+        )
     return (
         f"{study.dataset.vocabulary.name}: mAP of the last epoch in percent on {runs[0]['images']} "
         f"test images; {train.epochs} epochs where a row says no other number, batch "
         f"{train.batch_size}, {study.base.model.backbone}. Trained {hours:.1f} hours on {where}."
+        f"{boxes}"
     )
 
 
@@ -173,6 +182,7 @@ def _to_dict(study: Study, result: TableResult, command: str) -> dict[str, Any]:
         "about": result.table.about,
         "command": command,
         "dataset": {"name": study.dataset.vocabulary.name, "sha256": study.data},
+        "boxes": study.boxes and {"name": study.boxes.path.name, "sha256": study.boxes.sha256},
         "budget": study.base.model_dump(mode="json"),
         "rows": {
             row.name: {

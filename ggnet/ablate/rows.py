@@ -19,7 +19,7 @@ class Row:
     settings: dict[str, Any]
     paper: dict[str, float] = field(default_factory=dict)
     against: tuple[str, ...] = ()
-    other_boxes: bool = False  # evaluated with another detector's boxes, `ggnet eval --detections`
+    other_boxes: bool = False  # scored with another detector's boxes
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ def find_table(name: str) -> Table:
 
 
 def find_rows(name: str, wanted: Iterable[str] | None = None) -> dict[str, Row]:
-    """Rows of the table `name`, in its order; None: all that are trained.
+    """Rows of the table `name`, in its order; None: all.
 
     Raises:
         UserError: no such table or row.
     """
     rows = find_table(name).rows
     if wanted is None:
-        return {key: row for key, row in rows.items() if not row.other_boxes}
+        return dict(rows)
     chosen = {key: _find(key, rows, "row", f" in {name}") for key in wanted}
     return {key: rows[key] for key in rows if key in chosen}
 

@@ -2,7 +2,8 @@
 
     study.json      the budget (the settings that all rows begin from) and the dataset
     TABLE.md, .json, .png   what a table has come to so far
-    runs/FINGERPRINT-SEED   a run folder of the trainer, with log.txt and, at its end, result.json
+    runs/FINGERPRINT-SEED   a run folder of the trainer, with log.txt and, at its end, result.json;
+                            detections.sha256 where it is scored with another detector's boxes
 
 Rows of equal settings, of one table or of several, are one run; rows that differ in their
 evaluation alone are trained once. What a run folder is follows from its config.yaml, so that runs
@@ -25,13 +26,22 @@ from ggnet.engine.lock import LOCK
 from ggnet.engine.runs import RESUMABLE
 from ggnet.engine.trainer import CONFIG
 from ggnet.errors import UserError, reader, reading
+from ggnet.eval.detection import read_detections
 from ggnet.io import atomic_write
 
-STUDY, RUNS, RESULT = "study.json", "runs", "result.json"
+STUDY, RUNS, RESULT, DETECTIONS = "study.json", "runs", "result.json", "detections.sha256"
 FORMAT, VERSION = "ggnet study", 1
 SPLIT = "test"
 # What does not change a run's results, or is the run's own.
 APART = (RESUMABLE - {"eval"}) | {"train.seed"}
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """A file of another detector's boxes on the split `test`."""
+
+    path: Path
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,8 @@ class Job:
     folder: Path
     config: Config
     setting: str  # the fingerprint of what it shares with the runs of other seeds
+    training: str  # of what decides its weights, but for the seed
+    boxes: Boxes | None = None  # to be scored with
     names: list[str] = field(default_factory=list, compare=False)  # TABLE/ROW
 
     def named(self, name: str) -> "Job":
@@ -61,13 +73,15 @@ class Study:
     Args:
         folder: of this study, or one that does not exist yet or is empty.
         base: the budget; `data.root` is the dataset.
+        detections: another detector's boxes on the split `test`, for the rows that are about them.
 
     Raises:
         UserError: the folder holds something else, a study with another budget or of another
-            dataset, or a run; the dataset is broken, or has no split to train on or to compare by.
+            dataset, or a run; the dataset is broken, or has no split to train on or to compare by;
+            the boxes are broken.
     """
 
-    def __init__(self, folder: Path, base: Config):
+    def __init__(self, folder: Path, base: Config, detections: Path | None = None):
         self.folder, self.base = folder, base
         self.dataset = open_dataset(base.data)
         for split in ("train", SPLIT):
@@ -77,8 +91,9 @@ class Study:
                     f"{', '.join(self.dataset.splits)}. Rows are trained on 'train' and compared "
                     f"by '{SPLIT}': add it to dataset.json"
                 )
-        self.data = _hash_of(self.dataset)
+        self.data = _hash_of_dataset(self.dataset)
         self._check()
+        self.boxes = None if detections is None else self._read_boxes(detections)
         self._folders = self._find_folders()
 
     def _check(self) -> None:
@@ -96,6 +111,11 @@ class Study:
             raise UserError(
                 f"{self.folder} holds something that is no study; choose another folder with --out"
             )
+
+    def _read_boxes(self, path: Path) -> Boxes:
+        records, _ = self.dataset.load_to_score(SPLIT, partial=self.base.eval.partial)
+        read_detections(path, records, self.dataset.vocabulary)
+        return Boxes(path, hash_of(path))
 
     def open(self) -> None:
         """Write down the budget, where that is not done.
@@ -118,38 +138,42 @@ class Study:
         """The configuration of a row, with the budget's seed."""
         return override(self.base, as_overrides(settings_over(table, row, data, flavour)))
 
-    def job(self, config: Config, seed: int) -> Job:
-        """The run of a configuration with a seed."""
-        config, setting = override(config, [f"train.seed={seed}"]), self.fingerprint(config)
+    def job(self, config: Config, seed: int, *, other_boxes: bool = False) -> Job:
+        """The run of a configuration with a seed; with the other detector's boxes if asked to."""
+        setting = self.setting(config, other_boxes=other_boxes)
         new = self.folder / RUNS / f"{setting}-{seed}"
-        return Job(self._folders.setdefault((setting, seed), new), config, setting)
+        return Job(
+            self._folders.setdefault((setting, seed), new),
+            override(config, [f"train.seed={seed}"]),
+            setting,
+            self._fingerprint(config.model_copy(update={"eval": self.base.eval})),
+            self.boxes if other_boxes else None,
+        )
 
     def _find_folders(self) -> dict[tuple[str, int], Path]:
         """(fingerprint, seed) -> run folder, of those that there are."""
         found: dict[tuple[str, int], Path] = {}
         for path in sorted((self.folder / RUNS).glob(f"*/{CONFIG}")):
-            config = load_config(path)
-            found.setdefault((self.fingerprint(config), config.train.seed), path.parent)
+            config, boxes = load_config(path), hash_of_boxes(path.parent)
+            found.setdefault((self._fingerprint(config, boxes), config.train.seed), path.parent)
         return found
 
-    def fingerprint(self, config: Config) -> str:
-        """Of everything that decides a run's results but its seed."""
+    def setting(self, config: Config, *, other_boxes: bool = False) -> str:
+        """The fingerprint of everything that decides a run's results but its seed."""
+        return self._fingerprint(config, self.boxes.sha256 if other_boxes else None)
+
+    def _fingerprint(self, config: Config, boxes: str | None = None) -> str:
         values = {
             f"{section}.{key}": value
             for section, keys in config.model_dump(mode="json").items()
             for key, value in keys.items()
             if section not in APART and f"{section}.{key}" not in APART
         }
-        text = json.dumps([self.data, values], sort_keys=True)
+        text = json.dumps([self.data, values, *([boxes] if boxes else [])], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def training(self, config: Config) -> str:
-        """Of everything that decides a run's weights but its seed."""
-        return self.fingerprint(config.model_copy(update={"eval": self.base.eval}))
-
-    def results(self, config: Config) -> dict[int, dict[str, Any]]:
+    def results(self, setting: str) -> dict[int, dict[str, Any]]:
         """Seed -> what the finished runs of a setting have come to."""
-        setting = self.fingerprint(config)
         return {
             seed: read_result(folder / RESULT)
             for (key, seed), folder in sorted(self._folders.items())
@@ -181,12 +205,27 @@ def is_done(job: Job) -> bool:
     return (job.folder / RESULT).exists()
 
 
-def _hash_of(dataset: Dataset) -> str:
+def hash_of_boxes(folder: Path) -> str | None:
+    """The SHA-256 of the boxes that a run folder is scored with, unless they are its own."""
+    path = folder / DETECTIONS
+    if not path.exists():
+        return None
+    with reading(path, "the SHA-256 of a file of boxes"):
+        return path.read_text(encoding="utf-8").split()[0]
+
+
+def hash_of(path: Path) -> str:
+    """A file's SHA-256."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_of_dataset(dataset: Dataset) -> str:
     """Of all that describes a dataset but its images' pixels."""
     digest = hashlib.sha256()
     for path in _files(dataset):
         with reading(path, "a file of the dataset"):
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            digest.update(bytes.fromhex(hash_of(path)))
     return digest.hexdigest()
 
 

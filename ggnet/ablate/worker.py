@@ -1,4 +1,5 @@
-"""The process of one run: `python -m ggnet.ablate.worker run FOLDER ROOT` or `probe SETTINGS`.
+"""The process of one run: `python -m ggnet.ablate.worker`, `run FOLDER ROOT [BOXES]` or `probe
+SETTINGS`.
 
 One thread on a CPU, so that results do not depend on how many runs there are beside it. It ends,
 with a checkpoint, when the process that started it does: that one holds the other end of stdin.
@@ -24,7 +25,7 @@ import torch
 
 import ggnet
 from ggnet.ablate.rows import as_overrides
-from ggnet.ablate.study import RESULT, SPLIT
+from ggnet.ablate.study import RESULT, SPLIT, hash_of, hash_of_boxes
 from ggnet.commands.common import USER_ERROR
 from ggnet.config import Config, load_config, parse_config
 from ggnet.data.dataset import make_loader
@@ -53,7 +54,7 @@ PATIENCE = 120.0  # seconds that the run of a study that was killed may need to 
 PROBED = 4  # steps
 
 
-def run(folder: Path, root: str) -> None:
+def run(folder: Path, root: str, boxes: Path | None = None) -> None:
     """Train, or go on; evaluate on the split `test`; write result.json.
 
     The weights are those of the last epoch: the best one would be chosen by the test images.
@@ -61,6 +62,7 @@ def run(folder: Path, root: str) -> None:
     Args:
         folder: the run's, with its config.yaml.
         root: of the dataset, which may have moved.
+        boxes: a file of another detector's boxes, to be scored with.
 
     Raises:
         UserError: see `ggnet.engine.trainer.train`.
@@ -68,6 +70,8 @@ def run(folder: Path, root: str) -> None:
     """
     started = time.monotonic()
     with _hold(folder):
+        if boxes:
+            _check_boxes(boxes, folder)
         config, state = load_config(folder / CONFIG, as_overrides({"data.root": root})), None
         of_eval = {f"eval.{key}": value for key, value in config.eval.model_dump().items()}
         at = as_overrides({"data.root": root} | of_eval)
@@ -78,11 +82,18 @@ def run(folder: Path, root: str) -> None:
             report = train(config, folder, resume=state)
         except FinishedRun:  # another row's training, or killed before its result
             report = stored_report(folder, config) if (folder / PREDICTIONS).exists() else None
-        if report is None or selection_split(open_dataset(config.data)) != SPLIT:
-            checkpoint = open_checkpoint(folder / LAST)
-            report = evaluate_checkpoint(checkpoint, at, folder / SPLIT, split=SPLIT)
+        if report is None or boxes or selection_split(open_dataset(config.data)) != SPLIT:
+            checkpoint, out = open_checkpoint(folder / LAST), folder / SPLIT
+            report = evaluate_checkpoint(checkpoint, at, out, split=SPLIT, detections=boxes)
         seconds = time.monotonic() - started if taken else _training_seconds(folder)
         _write_result(folder, report, seconds, choose_device(config.train.device))
+
+
+def _check_boxes(boxes: Path, folder: Path) -> None:
+    with reading(boxes, "a file of boxes"):
+        found = hash_of(boxes)
+    if found != hash_of_boxes(folder):
+        raise UserError(f"{boxes} has changed since the study began; give the command again")
 
 
 def _take_training(folder: Path, config: Config) -> bool:
@@ -217,7 +228,7 @@ def main(what: str, *arguments: str) -> int:
         if what == "probe":
             print(json.dumps(probe(parse_config(json.loads(arguments[0])))))
         else:
-            run(Path(arguments[0]), arguments[1])
+            run(Path(arguments[0]), arguments[1], *map(Path, arguments[2:]))
     except Interrupted:
         return INTERRUPTED
     except UserError as error:

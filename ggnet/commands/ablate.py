@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", default="runs/ablate", help="folder of the study (default: %(default)s)"
     )
     parser.add_argument(
+        "--detections",
+        type=Path,
+        metavar="FILE",
+        help="another detector's boxes on the test images, in COCO's format for results, for the "
+        "rows named -boxes",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="show the runs, their time and memory, and stop"
     )
     add_overrides(parser)
@@ -51,6 +58,7 @@ def run(args: argparse.Namespace) -> int | None:
         config=args.config,
         flavour=args.flavour,
         out=Path(args.out),
+        detections=args.detections,
         overrides=args.overrides,
     )
     try:

@@ -15,8 +15,10 @@ import yaml
 from ggnet.ablate import ablate as module
 from ggnet.ablate import execute, worker
 from ggnet.ablate.execute import LOG
-from ggnet.ablate.study import RESULT, RUNS, STUDY
+from ggnet.ablate.study import DETECTIONS, RESULT, RUNS, STUDY
 from ggnet.cli import main
+from ggnet.config import load_config
+from ggnet.data.unseen import open_dataset
 from ggnet.engine.checkpoint import LAST
 from ggnet.engine.evaluation import PREDICTIONS, RESULTS
 from ggnet.engine.lock import LOCK
@@ -25,6 +27,7 @@ from ggnet.engine.trainer import CONFIG
 from ggnet.errors import UserError
 
 TWO = ("--rows", "lambda0.1,lambda0.5")
+TRIAL = {"training": 60.0, "evaluation": 3.0, "memory": 2**30}
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +48,12 @@ def here(monkeypatch):
         for job in jobs:
             begun.append(str(job))
             execute.write_config(job)
-            worker.run(job.folder, job.config.data.root)
+            worker.run(job.folder, job.config.data.root, job.boxes and job.boxes.path)
             done(job)
         return {}
 
-    trial = {"training": 60.0, "evaluation": 3.0, "memory": 2**30}
     monkeypatch.setattr(module, "execute", execute_here)
-    monkeypatch.setattr(module, "probe", lambda config: trial)
+    monkeypatch.setattr(module, "probe", lambda config: TRIAL)
     return begun
 
 
@@ -141,6 +143,90 @@ def test_rows_that_differ_in_their_evaluation_are_trained_once(here, tiny, tmp_p
     assert trained == [1.0]
 
 
+def boxes_of_the_test_images(root, path, *, moved=0.0):
+    """The annotated boxes as another detector's."""
+    dataset = open_dataset(load_config("demo", [f"data.root={root}"]).data)
+    ids, entries = dataset.vocabulary.object_ids, []
+    for record in dataset.load("test"):
+        for (x0, y0, x1, y1), label in zip(record.boxes, record.labels, strict=True):
+            box = [float(x0 + moved), float(y0), float(x1 - x0), float(y1 - y0)]
+            entry = {"image_id": record.image_id, "category_id": ids[label], "bbox": box}
+            entries.append(entry | {"score": 0.9})
+    path.write_text(json.dumps(entries))
+    return path
+
+
+def test_rows_with_another_detectors_boxes(here, tiny, scenes, tmp_path, monkeypatch, capsys):
+    out, trained = tmp_path / "study", []
+
+    def counted(config, *arguments, **named):
+        trained.append(config.train.seed)
+        return original(config, *arguments, **named)
+
+    original = worker.train
+    monkeypatch.setattr(worker, "train", counted)
+    command = ("table5", out, "--seeds", 1, *tiny, "train.epochs=1")
+    assert ablate(*command, "--rows", "ggnet") == 0
+    boxes = boxes_of_the_test_images(scenes, tmp_path / "boxes.json")
+    rows = ("--rows", "ggnet,ggnet-boxes", "--detections")
+    assert ablate(*command, *rows, boxes) == 0
+    assert "other boxes" in capsys.readouterr().out
+    assert here == ["table5/ggnet, seed 317", "table5/ggnet-boxes, seed 317"]
+    assert len(trained) == 1
+    found = json.loads((out / "table5.json").read_text())
+    assert found["boxes"]["name"] == "boxes.json"
+    runs = {name: row["runs"]["317"] for name, row in found["rows"].items()}
+    assert list(runs) == ["ggnet", "ggnet-boxes"]
+    page = (out / "table5.md").read_text()
+    assert f"boxes of boxes.json (SHA-256 {found['boxes']['sha256'][:12]})" in page
+
+    # As `ggnet eval` scores the same checkpoint.
+    [last] = {p.parent for p in out.glob(f"{RUNS}/*/{LAST}")} - {
+        p.parent for p in out.glob(f"{RUNS}/*/{DETECTIONS}")
+    }
+    theirs = ["--detections", str(boxes), "--out", str(tmp_path / "eval")]
+    assert main(["eval", str(last / LAST), *theirs]) == 0
+    score = json.loads((tmp_path / "eval" / "metrics.json").read_text())["mean_ap"]
+    assert runs["ggnet-boxes"]["metrics"]["mAP"] == score["default"]["full"]
+
+    # Once more, nothing is left to do; other boxes are another run; the first ones are not lost.
+    assert ablate(*command, *rows, boxes) == 0
+    assert len(here) == 2
+    moved = boxes_of_the_test_images(scenes, tmp_path / "moved.json", moved=9.0)
+    assert ablate(*command, *rows, moved) == 0
+    assert len(here) == 3
+    assert ablate(*command, *rows, boxes) == 0
+    assert len(here) == 3
+    assert json.loads((out / "table5.json").read_text())["rows"] == found["rows"]
+    assert ablate(*command) == 0  # without them, the other rows
+    assert "without ppdm-boxes, ggnet-boxes: they need --detections" in capsys.readouterr().out
+    assert here[3:] == [f"table5/{name}, seed 317" for name in ("baseline", "ppdm")]
+
+
+def test_boxes_that_change_meanwhile_are_refused(here, tiny, scenes, tmp_path, monkeypatch, capsys):
+    boxes = boxes_of_the_test_images(scenes, tmp_path / "boxes.json")
+
+    def changes(job):
+        original(job)
+        boxes.write_text("[]")
+
+    original = execute.write_config
+    monkeypatch.setattr(execute, "write_config", changes)
+    command = ("table5", tmp_path / "study", "--seeds", 1, *tiny, "--rows", "ggnet-boxes")
+    assert ablate(*command, "--detections", boxes) == 2
+    assert "boxes.json has changed since the study began" in capsys.readouterr().err
+
+
+def test_equal_weights_are_not_trained_side_by_side(tiny, tmp_path, monkeypatch):
+    """The second waits, and takes them."""
+    monkeypatch.setattr(module, "probe", lambda config: TRIAL)
+    out, rows = tmp_path / "study", "focal,focal-exponent0.5,beta7"
+    command = ("hna", out, "--rows", rows, "--seeds", 1, *tiny, "--jobs", 3, "train.epochs=1")
+    assert ablate(*command) == 0
+    epochs = [path.read_text() for path in out.glob(f"{RUNS}/*/{RESULTS}")]  # with their seconds
+    assert (len(epochs), len(set(epochs))) == (3, 2)
+
+
 def test_runs_of_an_older_version_are_found(here, tiny, tmp_path):
     """One that did not know a setting has another fingerprint in the folder's name."""
     out = tmp_path / "study"
@@ -202,7 +288,9 @@ def test_a_run_whose_training_is_over_is_only_scored(here, tiny, tmp_path):
     [
         (["tabel7"], "no table 'tabel7'; did you mean 'table7'?"),
         (["table7", "--rows", "lambda0.1,lamda0.5"], "no row 'lamda0.5' in table7; did you mean"),
-        (["table5", "--rows", "ggnet-boxes"], "ggnet eval RUN --detections FILE"),
+        (["table5", "--rows", "ggnet-boxes"], "give them with --detections FILE"),
+        (["table7", "--detections", "b.json"], "no row of table7 asked for is about them"),
+        (["table5", "--detections", "nowhere.json"], "nowhere.json"),
         (["table7", "--seeds", "0"], "--seeds is 0; expected at least 1"),
         (["table7", "--jobs", "-1"], "--jobs is -1; expected at least 1"),
         (["table7", "--data", "coco"], "table7 has no preset for 'coco'"),
@@ -270,8 +358,7 @@ def test_a_run_folder_with_another_runs_content_is_refused(here, tiny, tmp_path,
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tiny, tmp_path, capsys, monkeypatch):
-    trial = {"training": 60.0, "evaluation": 3.0, "memory": 2**30}
-    monkeypatch.setattr(module, "probe", lambda config: trial)
+    monkeypatch.setattr(module, "probe", lambda config: TRIAL)
     out = tmp_path / "study"
     command = ("table7", out, *TWO, "--seeds", 1, *tiny, "train.epochs=1")
     # A worker that cannot train one of the rows, and leaves a result for the other.
