@@ -295,7 +295,6 @@ class Trainer:
         self, stop: StopRequest, display: TrainingDisplay, board: Loggers | None
     ) -> None:
         position, config = self.position, self.config.train
-        lag = FLAG_LAG if self.worker.device.type == "cuda" else 0
         self.model.train()
         self.loader.set_epoch(position.epoch, position.step * config.accumulate)
         batches = iter(self.loader) if position.step < self.steps_per_epoch else None
@@ -311,7 +310,7 @@ class Trainer:
                 now - started, position.waited - waited, dict(self._stages)
             ):
                 self.console.print(line, soft_wrap=True, highlight=False)
-            self._handle_reports(lag)
+            self._handle_reports(FLAG_LAG)
             if display.due():
                 window = self._show(display, board, window)
         self._handle_reports(0)
@@ -388,9 +387,10 @@ class Trainer:
             self._raise_if_not_finite(report)
 
     def _handle_reports(self, lag: int) -> None:
-        """Act on what the steps up to `lag` steps ago reported; all processes do the same."""
+        """Act on what the steps reported, of late reports on those up to `lag` steps ago; all
+        processes do the same."""
         self._writer.check()
-        while len(self._reports) > lag:
+        while self._reports and len(self._reports) > lag * self._reports[0].is_late:
             report = self._reports.popleft()
             self._raise_if_not_finite(report)
             outcome = report.read()

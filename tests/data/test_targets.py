@@ -86,6 +86,14 @@ def test_boxes_and_pairs_outside_the_crop_have_no_targets():
     assert out["interactions"].tolist() == [[2, 12, 3]]
 
 
+@pytest.mark.parametrize("side", [0.25, 0.24])  # cells, of the box that the crop leaves
+def test_a_box_of_which_hardly_anything_is_left_has_no_targets(side):
+    for sliver in ([-9, 5, side, 20], [5, GRID[0] - side, 9, 60]):
+        out = targets([HUMAN, sliver], [0, 1], [[0, 1, 2]])
+        assert len(out["objects"]) == 1 + (side >= 0.25)
+        assert len(out["interactions"]) == (side >= 0.25)
+
+
 def test_a_box_cut_by_the_border_is_clipped():
     out = targets([[30, -8, 60, 16]], [0], [])
     np.testing.assert_allclose(out["sizes"], [[10, 16]])

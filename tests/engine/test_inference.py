@@ -196,6 +196,14 @@ def test_an_image_without_triplets_has_no_actpoints():
     assert gaze.weights.shape == (1, 0, 9)
 
 
+def test_a_network_without_gaze_steps_has_no_actpoints():
+    run = predictor(network(BOXES, 320, 192))
+    [(found, gaze)] = run.look(*run.prepare([blank(320, 192)]))
+    assert len(found) > 0
+    assert gaze.actpoints.shape == (0, len(found), 0, 2)
+    assert gaze.weights.shape == (0, len(found), 0)
+
+
 def test_detected_boxes_come_with_the_triplets():
     run = predictor(network(BOXES, 320, 192))
     [found] = run(*run.prepare([blank(320, 192)], ["a"]))

@@ -1,5 +1,7 @@
 """Learning rates follow the paper; averaged weights follow the network."""
 
+import math
+
 import pytest
 import torch
 
@@ -26,14 +28,16 @@ def test_onecycle_rises_then_falls():
     assert max(rates) == pytest.approx(1, abs=0.01)
     assert rates[: peak + 1] == sorted(rates[: peak + 1])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    assert rates[0] < 0.1
-    assert rates[-1] < 0.01
+    assert rates[5] == pytest.approx(0.06 / 0.15)  # rises over 15 % of the steps
+    assert rates[14] == pytest.approx(1)
+    assert rates[74] == pytest.approx(1e-3 + 0.999 * 0.5 * (1 + math.cos(math.pi * 0.6 / 0.85)))
+    assert rates[99] == pytest.approx(1e-3)
 
 
 def test_only_the_glance_head_learns_faster():
     model, config = build("train.lr=1e-4", "train.glance_lr_multiplier=10")
     optimizer = build_optimizer(model, config)
-    set_lr(optimizer, config, 90 * 5, 5)
+    assert set_lr(optimizer, config, 90 * 5, 5) == pytest.approx(1e-5)  # the others'
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     glance = {id(p) for p in model.glance_parameters()}
     assert glance

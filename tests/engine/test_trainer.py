@@ -27,6 +27,7 @@ from ggnet.engine.loggers import Loggers
 from ggnet.engine.logging import LINE_SECONDS
 from ggnet.engine.runs import resume_run
 from ggnet.engine.signals import INTERRUPTED, Interrupted
+from ggnet.engine.step import StepReport
 from ggnet.engine.trainer import CONFIG, RESULTS, Trainer, train
 from ggnet.errors import UserError
 from ggnet.eval.report import METRICS
@@ -215,7 +216,7 @@ with StopRequest() as stop:
 
 @pytest.mark.parametrize(
     "device",
-    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not CUDA, reason="no GPU"))],
+    ["cpu", "late", pytest.param("cuda", marks=pytest.mark.skipif(not CUDA, reason="no GPU"))],
 )
 def test_loss_that_is_not_finite_names_the_images(settings, tmp_path, monkeypatch, device):
     original, seen, weights = GGNetLoss.forward, [], {}
@@ -230,11 +231,15 @@ def test_loss_that_is_not_finite_names_the_images(settings, tmp_path, monkeypatc
         return total, terms
 
     monkeypatch.setattr(GGNetLoss, "forward", poisoned)
-    config = load_config(None, [*settings, f"train.device={device}"])
-    with join_workers(device) as worker:
+    if device == "late":  # as on a GPU, the host reads a step's report two steps later
+        monkeypatch.setattr(StepReport, "is_late", True)
+    on = "cpu" if device == "late" else device
+    config = load_config(None, [*settings, f"train.device={on}"])
+    with join_workers(on) as worker:
         trainer = Trainer(config, tmp_path / "run", worker, QUIET)
         with pytest.raises(UserError) as error:
             trainer.fit()
+    assert len(seen) == (3 if device == "cpu" else 4)  # of four steps an epoch
     message = str(error.value)
     assert "gaze1 is nan" in message
     assert "epoch 1, step 3" in message
@@ -242,6 +247,24 @@ def test_loss_that_is_not_finite_names_the_images(settings, tmp_path, monkeypatc
     assert not set(seen[1]) & set(re.findall(r"\w+\.png", message))
     for name, value in trainer.model.named_parameters():
         assert torch.equal(value, weights[name]), name
+
+
+def test_a_late_wish_of_an_epochs_last_step_is_heard(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(StepReport, "is_late", True)
+    with join_workers("cpu") as worker:
+        trainer = Trainer(load_config(None, settings), tmp_path / "run", worker, QUIET)
+        original = trainer._step
+
+        def step(*arguments):
+            if trainer.position.step + 1 == trainer.steps_per_epoch:
+                signal.raise_signal(signal.SIGINT)
+            original(*arguments)
+
+        monkeypatch.setattr(trainer, "_step", step)
+        with pytest.raises(Interrupted):
+            trainer.fit()
+    progress = load_checkpoint(tmp_path / "run" / LAST)["progress"]
+    assert (progress["epoch"], progress["step"]) == (0, trainer.steps_per_epoch)
 
 
 def test_gradient_that_is_not_finite_is_not_applied(settings, tmp_path, monkeypatch):

@@ -82,6 +82,14 @@ def test_corners_are_not_taken_for_sides(tmp_path):
     path.write_text(json.dumps([row | {"bbox": box} for box in corners]))
     with pytest.raises(UserError, match=r"bbox \[60, 5, 95, 40\] reaches beyond .*a.jpg, 100x80"):
         read_detections(path, [record], VOCABULARY)
+    # As far beyond the image as rounding may bring a box, and a little more.
+    for right, beyond in ((51, False), (51.5, True)):
+        path.write_text(json.dumps([row | {"bbox": [50, 5, right, 40]}]))
+        if beyond:
+            with pytest.raises(UserError, match="all boxes would be right as corners"):
+                read_detections(path, [record], VOCABULARY)
+        else:
+            read_detections(path, [record], VOCABULARY)
     sides = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in corners]
     path.write_text(json.dumps([row | {"bbox": box} for box in sides]))
     assert read_detections(path, [record], VOCABULARY)["a"].boxes.tolist() == corners
@@ -184,4 +192,8 @@ def test_a_duplicate_and_another_object_class():
     assert breakdown.to_dict()["correct"] == 1
     assert breakdown.to_dict()["duplicate"] == 1
     assert breakdown.to_dict()["wrong object class"] == 1
-    assert breakdown.table().row_count == len(CAUSES)
+    table = breakdown.table()
+    assert table.row_count == len(CAUSES)
+    shown = zip(*(column.cells for column in table.columns), strict=True)
+    assert ("correct", "1", "33.3 %", CAUSES["correct"]) in shown
+    assert [column.justify for column in table.columns] == ["left", "right", "right", "left"]

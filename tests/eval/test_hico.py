@@ -395,4 +395,13 @@ def test_results_on_disk(tmp_path):
     assert [row["verb"] for row in rows] == ["pet", "walk"]
     assert rows[0]["ap_default"] == "100.0"
     assert result.table().row_count == 2
-    assert result.class_table().row_count == 2
+    table = result.class_table()
+    assert [list(column.cells) for column in table.columns] == [
+        ["pet dog", "walk dog"],
+        ["100.00", "nan"],
+        ["100.00", "nan"],
+        ["100.00", "nan"],
+        ["1", "0"],
+        ["1", "0"],
+    ]
+    assert [column.justify for column in table.columns] == ["left", *["right"] * 5]

@@ -117,6 +117,9 @@ def test_two_roles_of_an_action_count_apart():
     result = evaluate([found("1", (MAN, "cut_obj", CUP, 0.5))], {"1": [cutter]})
     assert result.role_ap[S1]["cut_obj"] == 100
     assert result.role_ap[S1]["cut_instr"] == 0
+    names, *_, persons = (list(column.cells) for column in result.class_table().columns)
+    shown = dict(zip(names, persons, strict=True))
+    assert (shown["cut obj"], shown["cut instr"], shown["kick obj"]) == ("1", "1", "0")
 
 
 def test_the_means():

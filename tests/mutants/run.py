@@ -119,7 +119,7 @@ GROUPS = {
             "ggnet/engine/checkpoint.py": f"tests/engine/test_checkpoint.py {TRAINING}",
             "ggnet/engine/forecast.py": "tests/engine/test_forecast.py",
             "ggnet/engine/saving.py": "tests/engine/test_saving.py",
-            "ggnet/engine/trainer.py": TRAINING,
+            "ggnet/engine/trainer.py": f"{TRAINING} tests/engine/test_execution.py",
             "ggnet/engine/step.py": TRAINING,
             "ggnet/models/detector.py": "tests/models/test_detector.py",
             "ggnet/models/checkpointing.py": "tests/models/test_checkpointing.py",

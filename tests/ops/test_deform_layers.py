@@ -120,6 +120,15 @@ def test_the_nodes_of_dla_are_mmcvs_dcnv2():
     torch.testing.assert_close(node(x.float()).double(), expected, **NETWORK)
 
 
+def test_a_layer_says_what_it_is():
+    assert repr(DeformConv2d(4, 6, 3)) == "DeformConv2d(4, 6, kernel_size=(3, 3), stride=(1, 1))"
+    layer = DeformConv2d(4, 6, 3, 2, padding=1, dilation=2, groups=2, bias=False)
+    assert repr(layer) == (
+        "DeformConv2d(4, 6, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), dilation=(2, 2), "
+        "groups=2, bias=False)"
+    )
+
+
 @pytest.mark.parametrize(
     "settings",
     [
