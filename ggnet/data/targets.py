@@ -27,13 +27,15 @@ def gaussian_radius(width: np.ndarray, height: np.ndarray) -> np.ndarray:
 
 
 def original_radius(width: np.ndarray, height: np.ndarray) -> np.ndarray:
-    """(n,) int32: the radius as published, overlap 0.7 and the wrong roots included."""
+    """(n,) int32: the radius as published, overlap 0.7 and the wrong roots included.
+
+    Its smallest solution is the one for corners that move outward, whatever the box: at most 0.14
+    of width + height, where the others, of the larger roots, are at least half of it.
+    """
     overlap, total, area = 0.7, width + height, width * height
-    both_ways = (total + np.sqrt(total**2 - 4 * area * (1 - overlap) / (1 + overlap))) / 2
-    inward = (2 * total + np.sqrt(4 * total**2 - 16 * area * (1 - overlap))) / 2
     b = -2 * overlap * total
     outward = (b + np.sqrt(b**2 + 16 * overlap * area * (1 - overlap))) / 2
-    return np.maximum(np.minimum(np.minimum(both_ways, inward), outward), 0).astype(np.int32)
+    return np.maximum(outward, 0).astype(np.int32)
 
 
 def _smaller_root(a, b, c):

@@ -82,6 +82,8 @@ def test_corners_are_not_taken_for_sides(tmp_path):
     path.write_text(json.dumps([row | {"bbox": box} for box in corners]))
     with pytest.raises(UserError, match=r"bbox \[60, 5, 95, 40\] reaches beyond .*a.jpg, 100x80"):
         read_detections(path, [record], VOCABULARY)
+    path.write_text(json.dumps([row | {"bbox": corners[0]}]))  # within it, as sides too
+    assert read_detections(path, [record], VOCABULARY)["a"].boxes.tolist() == [[10, 10, 40, 80]]
     # As far beyond the image as rounding may bring a box, and a little more.
     for right, beyond in ((51, False), (51.5, True)):
         path.write_text(json.dumps([row | {"bbox": [50, 5, right, 40]}]))
