@@ -62,13 +62,27 @@ def test_the_published_warp_is_half_a_pixel_off():
     np.testing.assert_allclose(shift - expected, 0.25, atol=0.02)  # half of the lost half pixel
 
 
-def test_a_strong_reduction_averages():
+@pytest.mark.parametrize("zoom", [0.08, 0.4])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_reduction_averages(zoom, axis):
     """Single-pixel stripes turn grey, not into a random selection of stripes."""
-    image = np.zeros((1200, 1600, 3), np.uint8)
-    image[:, ::2] = 255
-    small = transforms.warp(image, transforms.letterbox_affine(1600, 1200, SIZE), SIZE)
+    height, width = (round(side / zoom) for side in SIZE)
+    image = np.zeros((height, width, 3), np.uint8)
+    image[(slice(None),) * axis + (slice(None, None, 2),)] = 255
+    small = transforms.warp(image, transforms.letterbox_affine(width, height, SIZE), SIZE)
     assert small.min() > 100
     assert small.max() < 155
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_line_of_pixels_is_kept_by_a_reduction(axis):
+    shape = [1, 1]
+    shape[axis] = 400
+    gradient = np.repeat(np.linspace(0, 250, 400), 3).astype(np.uint8).reshape(*shape, 3)
+    affine = np.array([[0.1, 0.0, 0.0], [0.0, 0.1, 0.0]])
+    affine[axis, 2] = 0.45  # across, the line's middle is a pixel's
+    line = transforms.warp(gradient, affine, (40, 40)).max(axis=1 - axis)[:, 0]
+    np.testing.assert_allclose(line, 250 * (np.arange(40) + 0.5) / 40, atol=2)
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -97,6 +111,18 @@ def test_random_crop_covers_its_ranges():
     )  # the crop's center stays 128 pixels from the border
     assert centers.min(axis=0) == pytest.approx([128, 128], abs=10)
     assert centers.max(axis=0) == pytest.approx([512, 352], abs=10)
+
+
+@pytest.mark.parametrize(("side", "border"), [(257, 128), (256, 64), (100, 32), (60, 16)])
+def test_in_a_small_image_the_border_is_halved_until_it_fits(side, border):
+    rng = np.random.default_rng(0)
+    draws = [
+        transforms.random_crop_affine(side, 9 * side, SIZE, rng, (1, 1), True, 0) for _ in range(99)
+    ]
+    centers = [transforms.invert_affine(affine)[0] @ [SIZE[1] / 2, 0, 1] for affine in draws]
+    slack = (side - 2 * border) / 20 + 1e-9
+    assert border - 1e-9 <= min(centers) <= border + slack
+    assert side - border - slack <= max(centers) <= side - border + 1e-9
 
 
 def jittered(image, rng):
