@@ -11,7 +11,7 @@ from PIL import Image
 from ggnet.config import load_config
 from ggnet.data.annotations import load_annotations
 from ggnet.data.batch import Batch, ImageBatch
-from ggnet.data.dataset import EpochBatches, HOIDataset, make_loader
+from ggnet.data.dataset import EpochBatches, HOIDataset, default_workers, make_loader
 from ggnet.data.problems import Problems
 from ggnet.data.tables import hico_vocabulary
 from ggnet.data.vocabulary import Vocabulary
@@ -269,6 +269,13 @@ def test_to_moves_every_tensor(records, device):
     tensors = [name for name in tensors if name not in ("meta", "colors", "seconds")]
     assert {getattr(moved, name).device.type for name in tensors} == {"meta"}
     assert moved.meta is batch.meta
+
+
+@pytest.mark.parametrize(("cores", "beside_a_gpu"), [(1, 1), (4, 3), (9, 8), (64, 8)])
+def test_how_many_processes_load_images(cores, beside_a_gpu, monkeypatch):
+    monkeypatch.setattr("ggnet.data.dataset.cores_of_process", lambda: cores)
+    assert default_workers(torch.device("cpu")) == 1
+    assert default_workers(torch.device("cuda")) == beside_a_gpu
 
 
 def test_photos_load_and_give_targets(shared):

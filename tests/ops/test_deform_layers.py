@@ -120,6 +120,16 @@ def test_the_nodes_of_dla_are_mmcvs_dcnv2():
     torch.testing.assert_close(node(x.float()).double(), expected, **NETWORK)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_begins_as_torchs_convolution(bias):
+    torch.manual_seed(0)
+    expected = torch.nn.Conv2d(4, 6, (3, 5), groups=2, bias=bias).state_dict()
+    torch.manual_seed(0)
+    mine = DeformConv2d(4, 6, (3, 5), groups=2, bias=bias).state_dict()
+    assert mine.keys() == expected.keys()
+    assert all(torch.equal(mine[name], value) for name, value in expected.items())
+
+
 def test_a_layer_says_what_it_is():
     assert repr(DeformConv2d(4, 6, 3)) == "DeformConv2d(4, 6, kernel_size=(3, 3), stride=(1, 1))"
     layer = DeformConv2d(4, 6, 3, 2, padding=1, dilation=2, groups=2, bias=False)
