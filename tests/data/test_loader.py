@@ -244,7 +244,7 @@ def test_a_truncated_image_stops_with_its_name(records, tmp_path, workers):
     assert "Traceback" not in str(caught.value)
 
 
-def test_caps_are_reported(records):
+def test_caps_are_reported(records, caplog):
     problems = Problems()
     settings = config(**{"data.max_objects": 1, "data.max_pairs": 1})
     two_pairs = dataclasses.replace(
@@ -258,6 +258,9 @@ def test_caps_are_reported(records):
     assert [len(record.pairs) for record in dataset.records] == [0, 1]
     untouched = HOIDataset([records[0]], VOCABULARY, settings, train=False)
     assert len(untouched.records[0].boxes) == 2
+    with caplog.at_level("WARNING", "ggnet"):
+        HOIDataset([records[0], two_pairs], VOCABULARY, settings, train=True)
+    assert "2 x boxes beyond the cap" in caplog.text
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -301,7 +301,10 @@ def test_a_stopped_worker_is_named_and_goes_on(tmp_path, monkeypatch, caplog):
     assert f"loader process {worker.pid} was stopped; it goes on now" in caplog.text
 
 
-def test_a_worker_stopped_while_it_hands_over_a_batch_goes_on(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("piped", [False, True])
+def test_a_worker_stopped_while_it_hands_over_a_batch_goes_on(tmp_path, monkeypatch, caplog, piped):
+    if piped:  # which holds a part of a batch
+        monkeypatch.setattr(transport, "OPENED", "/nowhere/{}/{}")
     monkeypatch.setattr("ggnet.data.dataset.WAIT_SECONDS", 0.5)
     batches = iter(loader(tmp_path))
     next(batches)
