@@ -214,6 +214,17 @@ def test_missing_file_and_folder_are_named(tmp_path):
         read_image(tmp_path)
 
 
+@pytest.mark.parametrize(("width", "allowed"), [(50, True), (51, False)])
+def test_an_image_may_have_as_many_pixels_as_the_bound(tmp_path, monkeypatch, width, allowed):
+    monkeypatch.setattr("ggnet.data.images.MAX_PIXELS", 2000)
+    Image.new("RGB", (width, 40)).save(tmp_path / "a.png")
+    if allowed:
+        assert read_image(tmp_path / "a.png").shape == (40, 50, 3)
+    else:
+        with pytest.raises(UserError, match="million pixels"):
+            read_image(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize(("width", "height"), [(30000, 30000), (1, 80_000_000), (40000, 1)])
 def test_decompression_bomb_is_refused(tmp_path, width, height):
     header = bytearray(png(np.zeros((1, 1, 3), np.uint8)))

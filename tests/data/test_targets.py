@@ -111,6 +111,15 @@ def test_published_targets_are_truncated_to_cells():
     )
 
 
+def test_published_targets_at_the_border():
+    """Clipped to the last cell's index; what is left of one cell is visible, of none is not."""
+    height, width = GRID
+    whole, thin = [-9, -9, 99, 99], [4, 6, 5, 7]
+    out = targets([whole, thin, [4, 6, 4.9, 20]], [0, 1, 1], [], "original")
+    assert out["sizes"].tolist() == [[width - 1, height - 1], [1, 1]]
+    assert out["object_radii"].tolist()[1] == 0
+
+
 def test_an_image_without_annotations():
     out = targets([], [], [])
     assert {name: len(values) for name, values in out.items()} == dict.fromkeys(out, 0)

@@ -113,6 +113,14 @@ def test_random_crop_covers_its_ranges():
     assert centers.max(axis=0) == pytest.approx([512, 352], abs=10)
 
 
+def test_without_a_shift_the_images_center_stays_the_crops():
+    affine = transforms.random_crop_affine(
+        640, 427, SIZE, np.random.default_rng(0), (0.7, 1.3), False, 0.5
+    )
+    center = transforms.invert_affine(affine) @ [SIZE[1] / 2, SIZE[0] / 2, 1]
+    np.testing.assert_allclose(center, [320, 213.5])
+
+
 @pytest.mark.parametrize(("side", "border"), [(257, 128), (256, 64), (100, 32), (60, 16)])
 def test_in_a_small_image_the_border_is_halved_until_it_fits(side, border):
     rng = np.random.default_rng(0)
