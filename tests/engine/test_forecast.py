@@ -22,6 +22,23 @@ def test_it_is_said_once_without_the_first_steps():
     assert "GiB of memory" in line
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said_as"),
+    [
+        (0.1194, "119 s"),
+        (0.12, "2 min"),
+        (7.17, "120 min"),
+        (7.2, "2 h"),
+        (172.7, "48 h"),
+        (172.9, "2 days"),
+        (3000.0, "35 days"),
+    ],
+)
+def test_times_are_told_in_a_unit_of_which_there_are_two(seconds, said_as):
+    [line] = said(Forecast(1000, 1, CPU, 2), seconds, 0.0, {}, WARM_UP + 60)
+    assert f": {said_as} an epoch" in line
+
+
 def test_fast_steps_are_measured_for_some_seconds():
     forecast = Forecast(100, 10, CPU, 2)
     assert not said(forecast, 0.1, 0.0, {}, WARM_UP + STEPS)

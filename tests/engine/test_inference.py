@@ -215,6 +215,17 @@ def test_detected_boxes_come_with_the_triplets():
     np.testing.assert_allclose(boxes.boxes[best][order], BOXES[np.lexsort(BOXES.T)], atol=1e-3)
 
 
+def test_a_box_without_any_score_is_none():
+    """Zeros are peaks, too."""
+    model = network(BOXES, 320, 192)
+    model.maps["heatmap"][model.maps["heatmap"] < 0] = -1000.0
+    model.maps["size"] += 3.0
+    [found] = predictor(model)(*predictor(model).prepare([blank(320, 192)], ["a"]))
+    assert sorted(found.detections.labels) == sorted(LABELS)
+    assert len(found) > 0
+    assert (found.scores > 0).all()
+
+
 def test_boxes_of_another_detector_take_the_place_of_the_networks():
     model = network(BOXES, 320, 192)
     run = predictor(model)

@@ -114,13 +114,15 @@ GROUPS = {
             "ggnet/data/transport.py": "tests/data/test_workers.py",
             "ggnet/data/duplicates.py": "tests/data/test_duplicates.py",
             "ggnet/eval/*.py": "tests/eval",
-            "ggnet/engine/inference.py": INFERENCE,
+            "ggnet/engine/inference.py": f"{INFERENCE} tests/api/test_model.py "
+            "tests/models/test_sparse.py",
             "ggnet/engine/optim.py": f"tests/engine/test_optim.py {TRAINING}",
-            "ggnet/engine/checkpoint.py": f"tests/engine/test_checkpoint.py {TRAINING}",
+            "ggnet/engine/checkpoint.py": "tests/engine/test_checkpoint.py tests/api/test_model.py "
+            f"{TRAINING}",
             "ggnet/engine/forecast.py": "tests/engine/test_forecast.py",
             "ggnet/engine/saving.py": "tests/engine/test_saving.py",
             "ggnet/engine/trainer.py": f"{TRAINING} tests/engine/test_execution.py",
-            "ggnet/engine/step.py": TRAINING,
+            "ggnet/engine/step.py": f"tests/engine/test_step.py {TRAINING}",
             "ggnet/models/detector.py": "tests/models/test_detector.py",
             "ggnet/models/checkpointing.py": "tests/models/test_checkpointing.py",
             "ggnet/models/sparse.py": "tests/models/test_sparse.py",
