@@ -22,9 +22,9 @@ from tolerances import AUTOCAST_LOSS
 from ggnet.config import load_config, override
 from ggnet.data.annotations import load_dataset
 from ggnet.engine.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
-from ggnet.engine.distributed import join_workers
+from ggnet.engine.distributed import Worker, join_workers
 from ggnet.engine.loggers import Loggers
-from ggnet.engine.logging import LINE_SECONDS
+from ggnet.engine.logging import LINE_SECONDS, TrainingDisplay
 from ggnet.engine.runs import resume_run
 from ggnet.engine.signals import INTERRUPTED, Interrupted
 from ggnet.engine.step import StepReport
@@ -214,6 +214,11 @@ with StopRequest() as stop:
     assert "still here" not in result.stdout
 
 
+def with_another_process(_worker, mine):
+    """What both say; the other one's loss is finite."""
+    return [mine, (False, ["other.png"], [])]
+
+
 @pytest.mark.parametrize(
     "device",
     ["cpu", "late", pytest.param("cuda", marks=pytest.mark.skipif(not CUDA, reason="no GPU"))],
@@ -233,6 +238,7 @@ def test_loss_that_is_not_finite_names_the_images(settings, tmp_path, monkeypatc
     monkeypatch.setattr(GGNetLoss, "forward", poisoned)
     if device == "late":  # as on a GPU, the host reads a step's report two steps later
         monkeypatch.setattr(StepReport, "is_late", True)
+    monkeypatch.setattr(Worker, "gather", with_another_process)
     on = "cpu" if device == "late" else device
     config = load_config(None, [*settings, f"train.device={on}"])
     with join_workers(on) as worker:
@@ -244,6 +250,7 @@ def test_loss_that_is_not_finite_names_the_images(settings, tmp_path, monkeypatc
     assert "gaze1 is nan" in message
     assert "epoch 1, step 3" in message
     assert ", ".join(seen[2]) in message
+    assert "other.png" not in message
     assert not set(seen[1]) & set(re.findall(r"\w+\.png", message))
     for name, value in trainer.model.named_parameters():
         assert torch.equal(value, weights[name]), name
@@ -267,6 +274,34 @@ def test_a_late_wish_of_an_epochs_last_step_is_heard(settings, tmp_path, monkeyp
     assert (progress["epoch"], progress["step"]) == (0, trainer.steps_per_epoch)
 
 
+def test_what_is_shown_is_of_the_steps_since_the_last_time(settings, tmp_path, monkeypatch):
+    original, totals, shown = GGNetLoss.forward, [], []
+
+    def recorded(self, *inputs):
+        total, terms = original(self, *inputs)
+        totals.append(total.item())
+        return total, terms
+
+    def show(self, done, epoch, losses, figures):
+        shown.append((done, epoch, losses["total"], float(figures[0].removesuffix(" images/s"))))
+
+    monkeypatch.setattr(GGNetLoss, "forward", recorded)
+    monkeypatch.setattr(TrainingDisplay, "due", lambda self: len(totals) in (1, 3, 4, 8))
+    monkeypatch.setattr(TrainingDisplay, "show", show)
+    config = load_config(None, [*settings, "train.epochs=2", "train.eval_every=2"])
+    train(config, tmp_path / "run", console=QUIET)
+    parts = [totals[:1], totals[1:3], totals[3:4], totals[4:8]]
+    assert [row[:2] for row in shown] == [
+        *[(done, "epoch 1/2") for done in (1, 3, 4)],
+        (8, "epoch 2/2"),
+    ]
+    assert [row[2] for row in shown] == pytest.approx([sum(part) / len(part) for part in parts])
+    # The last is of a whole epoch, and so is its speed.
+    assert shown[-1][3] == pytest.approx(
+        float(table(tmp_path / "run")[1]["images_per_second"]), 0.2
+    )
+
+
 def test_gradient_that_is_not_finite_is_not_applied(settings, tmp_path, monkeypatch):
     original = GGNetLoss.forward
 
@@ -275,7 +310,9 @@ def test_gradient_that_is_not_finite_is_not_applied(settings, tmp_path, monkeypa
         return original(self, outs, *inputs)
 
     monkeypatch.setattr(GGNetLoss, "forward", exploding)
-    with pytest.raises(UserError, match="a gradient is not finite at epoch 1, step 1"):
+    monkeypatch.setattr(Worker, "gather", with_another_process)
+    said = "a gradient is not finite at epoch 1, step 1.*other.png"  # the images of all
+    with pytest.raises(UserError, match=said):
         train(load_config(None, settings), tmp_path / "run", console=QUIET)
     assert load_checkpoint(tmp_path / "run" / LAST)["progress"]["epoch"] == 0
 
