@@ -520,6 +520,8 @@ def test_progress_lines_without_a_terminal(quick, tmp_path, monkeypatch):
     with open(tmp_path / "log", "w") as file:
         train(load_config(None, quick), tmp_path / "run", console=Console(file=file, width=200))
     lines = Path(tmp_path / "log").read_text().splitlines()
+    headline = r"tiny, \d\.\d\d M parameters, (?!1 x)[^;]+; 16 images of scenes, 3 epochs"
+    assert re.match(headline, lines[0])
     progress = [line for line in lines if re.match(r"epoch \d+/3 ", line)]
     assert 1 <= len(progress) <= 11
     # Where data is waited for, the loader's slowest stage follows.

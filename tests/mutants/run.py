@@ -5,8 +5,8 @@
 
 Works in a copy of the tree, build/mutants/tree. Results are appended to
 build/mutants/results.jsonl and not made again, so it may be stopped at any time; a mutant takes
-seconds to minutes. Mutants that compute the same as the original are listed in equivalent.json,
-with the reason. Exit status 1: a mutant survived.
+seconds to minutes. Mutants that compute the same as the original, or whose line only a GPU runs,
+are listed in equivalent.json, with the reason. Exit status 1: a mutant survived.
 """
 
 import argparse
@@ -121,7 +121,8 @@ GROUPS = {
             f"{TRAINING}",
             "ggnet/engine/forecast.py": "tests/engine/test_forecast.py",
             "ggnet/engine/saving.py": "tests/engine/test_saving.py",
-            "ggnet/engine/trainer.py": f"{TRAINING} tests/engine/test_execution.py",
+            "ggnet/engine/trainer.py": f"{TRAINING} tests/engine/test_execution.py "
+            "tests/engine/test_importing.py",
             "ggnet/engine/step.py": f"tests/engine/test_step.py {TRAINING}",
             "ggnet/models/detector.py": "tests/models/test_detector.py",
             "ggnet/models/checkpointing.py": "tests/models/test_checkpointing.py",
