@@ -105,6 +105,20 @@ def test_beyond_a_hundred_of_an_image_and_a_class(grid):
     np.testing.assert_array_equal(got, by_pycocotools(found, records))
 
 
+@pytest.mark.parametrize(("rank", "counts"), [(100, True), (101, False)])
+def test_the_hundred_best_of_an_image_and_a_class_count(rank, counts):
+    """The only right box is that of this rank."""
+    truth = np.array([[0, 0, 10, 10]], np.float32)
+    record = ImageRecord("a.jpg", "a", None, truth, np.array([0]), np.zeros((0, 3), int))
+    boxes = np.repeat(truth + 50, 120, axis=0)
+    boxes[rank - 1] = truth
+    scores = np.linspace(0.9, 0.1, 120).astype(np.float32)
+    found = [ImageDetections("a", boxes, np.zeros(120, int), scores)]
+    got = coco_ap.precision_curves(found, [record], CLASSES)
+    np.testing.assert_array_equal(got, by_pycocotools(found, [record]))
+    assert (got[:, :, 0].max() > 0) == counts
+
+
 def test_in_parts(monkeypatch):
     monkeypatch.setattr("ggnet.eval.boxes.CHUNK", 3)
     found, records = random_case(11, 6, 40, True)

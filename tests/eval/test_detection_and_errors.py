@@ -97,6 +97,15 @@ def test_corners_are_not_taken_for_sides(tmp_path):
     assert read_detections(path, [record], VOCABULARY)["a"].boxes.tolist() == corners
 
 
+def test_fractions_are_not_taken_for_pixels(tmp_path):
+    """Rounded, one may reach a little beyond the image."""
+    row = {"image_id": "a", "category_id": 1, "score": 0.5}
+    boxes = [[0.25, 0.2, 0.5, 0.3], [0.5004, 0.2, 0.5, 0.3]]
+    (tmp_path / "boxes.json").write_text(json.dumps([row | {"bbox": box} for box in boxes]))
+    with pytest.raises(UserError, match="boxes.json: all boxes are within 0 and 1"):
+        read_detections(tmp_path / "boxes.json", [RECORD], VOCABULARY)
+
+
 def test_boxes_of_another_detector(tmp_path):
     entries = [
         {"image_id": "a", "category_id": 18, "bbox": [60, 0, 20, 20.5], "score": 0.75},
