@@ -161,7 +161,8 @@ HNA = Table(
     SMALL,
     {
         "focal": Row(GGNET | FOCAL),
-        **{f"beta{beta}": Row(_hna(beta), {}, ("focal",)) for beta in (0, 2, 4, 7)},
+        **{f"beta{beta}": Row(_hna(beta), {}, ("focal", "beta7")) for beta in (0, 2, 4)},
+        "beta7": Row(GGNET, {}, ("focal",)),
         "beta4-radius1": Row(_hna(4, radius=1), {}, ("focal", "beta4")),
         "beta7-radius1": Row(_hna(7, radius=1), {}, ("focal", "beta7")),
         "beta7-radius0": Row(_hna(7, radius=0), {}, ("focal", "beta7")),

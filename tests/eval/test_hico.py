@@ -394,7 +394,18 @@ def test_results_on_disk(tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["verb"] for row in rows] == ["pet", "walk"]
     assert rows[0]["ap_default"] == "100.0"
-    assert result.table().row_count == 2
+    means = dict.fromkeys(("mAP", "mAP_rare", "mAP_known_object"), 100.0)  # what there is
+    assert result.headline() == means
+    table = result.table()
+    assert table.row_count == 2
+    headers = ["setting", "full (1 HOIs)", "rare (1 HOIs)", "non-rare (0 HOIs)"]
+    assert [column.header for column in table.columns] == headers
+    assert [list(column.cells)[0] for column in table.columns] == [
+        "default",
+        "100.00",
+        "100.00",
+        "nan",
+    ]
     table = result.class_table()
     assert [list(column.cells) for column in table.columns] == [
         ["pet dog", "walk dog"],
