@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ggnet.ablate.rows import Row, as_overrides, settings_over
+from ggnet.ablate.tables import TABLES
 from ggnet.config import Config, load_config, override, parse_config
 from ggnet.data.annotations import Dataset, read_json
 from ggnet.data.unseen import open_dataset
@@ -243,7 +244,8 @@ def _check_same(path: Path, base: Config, data: str) -> None:
     """Refuse to mix budgets or datasets in one folder."""
     values = read_json(path)
     saved = parse_config(values["settings"], str(path))
-    allowed = APART - {"train.seed"}
+    of_rows = set.intersection(*(table.keys for table in TABLES.values()))
+    allowed = (APART | of_rows) - {"train.seed"}
     check_same_config(saved, base, path, allowed)
     if values["dataset"]["sha256"] != data:
         raise UserError(

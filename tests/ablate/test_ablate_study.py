@@ -329,6 +329,12 @@ def test_another_budget_or_dataset_or_folder_is_refused(here, tiny, scenes, tmp_
 
     assert "train.epochs: 1 in the checkpoint, 9 asked for" in refused(*begin, "train.epochs=9")
     assert "data.flip" in refused("table6", out, *tiny, "train.epochs=1", "data.flip=0")
+    # What each row of each table fixes is no part of the budget: a preset may change it.
+    values = json.loads((out / STUDY).read_text())
+    assert values["settings"]["loss"]["beta"] == 2.0
+    values["settings"]["loss"]["beta"] = 7.0
+    (out / STUDY).write_text(json.dumps(values))
+    assert ablate(*begin) == 0
     other = tmp_path / "other"
     shutil.copytree(scenes, other)
     rows = json.loads((other / "test.json").read_text())
