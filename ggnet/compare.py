@@ -1,5 +1,6 @@
 """`ggnet compare`: what several runs say about the same images, and what they get wrong."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -203,8 +204,9 @@ def _split(folder: Path) -> str:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """What tells the runs apart: the folders' names, or so much of the paths as it takes."""
-    parts = [folder.resolve().parts for folder in folders]
+    """What tells the runs apart: the folders' names (a link's is its own), or so much of the paths
+    as it takes."""
+    parts = [Path(os.path.abspath(folder)).parts for folder in folders]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
         if len(set(names)) == len(names):

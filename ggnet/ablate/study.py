@@ -174,9 +174,9 @@ class Study:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def results(self, setting: str) -> dict[int, dict[str, Any]]:
-        """Seed -> what the finished runs of a setting have come to."""
+        """Seed -> what the finished runs of a setting have come to, and their `folder` in it."""
         return {
-            seed: read_result(folder / RESULT)
+            seed: {"folder": f"{RUNS}/{folder.name}", **read_result(folder / RESULT)}
             for (key, seed), folder in sorted(self._folders.items())
             if key == setting and (folder / RESULT).exists()
         }

@@ -161,6 +161,9 @@ def test_failures_are_those_that_eval_counts(runs, tmp_path, scenes):
     write_predictions(one / PREDICTIONS, predictions, dataset.vocabulary)
     assert main(["compare", str(one), "--failures", "--out", str(tmp_path)]) == 0
     assert Image.open(tmp_path / "failures-one.png").size[0] > 500
+    (tmp_path / "table1").symlink_to(one)  # whose name says more than the folder's
+    assert main(["compare", str(tmp_path / "table1"), "--failures", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "failures-table1.png").exists()
 
 
 def test_images_are_evenly_spaced_or_named(runs):
