@@ -1,6 +1,9 @@
 """The paper's claims beside what its tables come to here: the table of docs/paper.md.
 
-python -m bench.claims --publish      from docs/tables/TABLE.json, which `ggnet ablate` wrote
+    python -m bench.claims              print it
+    python -m bench.claims --publish    and write it into docs/paper.md
+
+From docs/tables/TABLE.json, which `ggnet ablate` wrote, as far as the tables are there.
 """
 
 import argparse
