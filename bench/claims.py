@@ -32,8 +32,10 @@ CLAIMS = [
         *("table3", "gaze", "interaction+human+object"),
     ),
     ("glance and gaze are what makes ActPoints good", "table3", "gaze", "actpoints"),
-    ("beta = 7 is best", "table6", "beta8", "beta7"),
-    ("lambda_1 = 0.1 is best", "table7", "lambda0.5", "lambda0.1"),
+    ("beta = 7 is better than 5", "table6", "beta5", "beta7"),
+    ("beta = 7 is better than 6", "table6", "beta6", "beta7"),
+    ("beta = 7 is better than 8", "table6", "beta8", "beta7"),
+    ("lambda_1 = 0.1 is better than 0.5", "table7", "lambda0.5", "lambda0.1"),
 ]
 
 
