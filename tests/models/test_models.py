@@ -177,6 +177,17 @@ def test_last_map_teaches_the_first_offsets():
     assert second.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("aggregation", ["interaction+human", "interaction+human+object"])
+def test_a_joined_map_begins_as_a_convolution_of_all_its_inputs(aggregation):
+    verbs = build(aggregation=aggregation, apm=False).heads[0].verbs
+    inputs = 1 + len(verbs.join_sources)
+    bound = 1 / (inputs * verbs.join.in_channels) ** 0.5
+    for weight in (verbs.join.weight, *verbs.join_sources.values()):
+        assert 0.95 * bound < weight.max() <= bound
+        assert -bound <= weight.min() < -0.95 * bound
+    assert verbs.join.bias.abs().max() <= bound
+
+
 def test_pair_points_read_the_predicted_centers():
     """With constant offsets the human branch is read at a shifted cell, as one concatenation."""
     model = build(aggregation="interaction+human", apm=False).eval()

@@ -24,5 +24,6 @@ def test_actpoint_aggregate_equals_its_definition(size, relu):
 def test_actpoint_aggregate_starts_as_published():
     layer = ActPointAggregate(16, 64, 5)
     bound = 1 / (16 * 25) ** 0.5
-    assert 0.99 * bound < layer.weight.abs().max() <= bound
+    assert 0.99 * bound < layer.weight.max() <= bound
+    assert -bound <= layer.weight.min() < -0.99 * bound
     assert not layer.bias.any()

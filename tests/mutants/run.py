@@ -130,7 +130,9 @@ GROUPS = {
             "ggnet/models/importers.py": "tests/models/test_importers.py",
             "ggnet/models/timm_backbone.py": "tests/models/test_timm_backbone.py",
             "ggnet/models/tiny.py": "tests/models/test_tiny.py tests/models/test_models.py",
-            "ggnet/models/*.py": "tests/models/test_models.py tests/models/test_importers.py",
+            "ggnet/models/heads.py": "tests/models/test_models.py tests/models/test_sparse.py",
+            "ggnet/models/*.py": "tests/models/test_models.py tests/models/test_importers.py "
+            "tests/models/test_checkpointing.py",
             "ggnet/nn/loss.py": "tests/models/test_loss.py",
             "ggnet/nn/actpoint.py": "tests/models/test_modules.py",
             "ggnet/nn/deform.py": "tests/ops/test_deform_layers.py",
