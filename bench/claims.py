@@ -8,7 +8,6 @@ From docs/tables/TABLE.json, which `ggnet ablate` wrote, as far as the tables ar
 
 import argparse
 import json
-import math
 
 from bench.publish import ROOT, replace_between
 from ggnet.ablate.rows import find_table
@@ -75,15 +74,17 @@ def _paper(table: str, row: str, against: str) -> dict[str, float]:
 
 
 def _here(table: str, row: str, against: str) -> tuple[str, str]:
-    """The mean difference and its interval; bold where zero is not in it."""
+    """The mean difference and its interval, as far as there is one; bold where it can be told."""
     path = RESULTS / f"{table}.json"
     if not path.exists():
         return "", ""
     found = json.loads(path.read_text(encoding="utf-8"))["comparisons"]
-    [it] = [x for x in found if (x["row"], x["against"]) == (row, against)]
+    it = next((x for x in found if (x["row"], x["against"]) == (row, against)), None)
+    if it is None or it["low"] is None:  # not run, or with one seed
+        return "", ""
     mean = f"{it['mean']:+.2f}"
-    sure = math.copysign(1, it["low"]) == math.copysign(1, it["high"])
-    return f"**{mean}**" if sure else mean, f"{it['low']:+.2f} to {it['high']:+.2f}"
+    told = it["here"] in ("higher", "lower")
+    return f"**{mean}**" if told else mean, f"{it['low']:+.2f} to {it['high']:+.2f}"
 
 
 if __name__ == "__main__":

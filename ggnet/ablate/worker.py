@@ -1,5 +1,4 @@
-"""The process of one run: `python -m ggnet.ablate.worker`, `run FOLDER ROOT [BOXES]` or `probe
-SETTINGS`.
+"""The process of one run, whose arguments are `run FOLDER ROOT [BOXES]` or `probe SETTINGS`.
 
 One thread on a CPU, so that results do not depend on how many runs there are beside it. It ends,
 with a checkpoint, when the process that started it does: that one holds the other end of stdin.

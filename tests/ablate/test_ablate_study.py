@@ -57,6 +57,19 @@ def here(monkeypatch):
     return begun
 
 
+@pytest.fixture
+def trained(monkeypatch):
+    """The verb exponents of the runs that were trained, not taken from another one."""
+    found, original = [], worker.train
+
+    def counted(config, *arguments, **named):
+        found.append(config.eval.verb_exponent)
+        return original(config, *arguments, **named)
+
+    monkeypatch.setattr(worker, "train", counted)
+    return found
+
+
 def ablate(table, out, *more):
     return main(["ablate", table, "--out", str(out), *map(str, more)])
 
@@ -115,15 +128,8 @@ def test_tables_share_runs(here, tiny, tmp_path):
     assert rows["points25"]["runs"] == rows["steps1"]["runs"]
 
 
-def test_rows_that_differ_in_their_evaluation_are_trained_once(here, tiny, tmp_path, monkeypatch):
-    out, trained = tmp_path / "study", []
-
-    def counted(config, *arguments, **named):
-        trained.append(config.eval.verb_exponent)
-        return original(config, *arguments, **named)
-
-    original = worker.train
-    monkeypatch.setattr(worker, "train", counted)
+def test_rows_that_differ_in_their_evaluation_are_trained_once(here, trained, tiny, tmp_path):
+    out = tmp_path / "study"
     rows = ("--rows", "focal,focal-exponent0.5,focal-exponent2.0", "--seeds", 1)
     assert ablate("hna", out, *rows, *tiny) == 0
     assert len(here) == 3
@@ -161,15 +167,8 @@ def boxes_of_the_test_images(root, path, *, moved=0.0):
     return path
 
 
-def test_rows_with_another_detectors_boxes(here, tiny, scenes, tmp_path, monkeypatch, capsys):
-    out, trained = tmp_path / "study", []
-
-    def counted(config, *arguments, **named):
-        trained.append(config.train.seed)
-        return original(config, *arguments, **named)
-
-    original = worker.train
-    monkeypatch.setattr(worker, "train", counted)
+def test_rows_with_another_detectors_boxes(here, trained, tiny, scenes, tmp_path, capsys):
+    out = tmp_path / "study"
     command = ("table5", out, "--seeds", 1, *tiny, "train.epochs=1")
     assert ablate(*command, "--rows", "ggnet") == 0
     boxes = boxes_of_the_test_images(scenes, tmp_path / "boxes.json")
