@@ -326,9 +326,13 @@ def load_config(
     return _overridden(values, overrides, str(source or "configuration"), schema)
 
 
-def override(config: Config, overrides: Iterable[str]) -> Config:
-    """A copy of `config` with `section.key=value` items applied; raises as `load_config`."""
-    return _overridden(config.model_dump(), overrides, "configuration", type(config))
+def override(config: Config, overrides: Iterable[str], origin: str = "configuration") -> Config:
+    """A copy of `config` with `section.key=value` items applied; raises as `load_config`.
+
+    Args:
+        origin: where they come from, for messages.
+    """
+    return _overridden(config.model_dump(), overrides, origin, type(config))
 
 
 def _overridden(

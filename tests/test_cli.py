@@ -213,7 +213,7 @@ def test_eval_with_other_settings(ggnet, run, tmp_path):
     assert max(len(image["interactions"]) for image in images) <= 5
     status, _, errors = ggnet("eval", run, "model.gaze_steps=1")
     assert status == 2
-    assert "model.gaze_steps: 2 in the checkpoint, 1 asked for" in errors
+    assert "model.gaze_steps: 2 there, 1 asked for" in errors
 
 
 def test_eval_on_another_vocabulary(ggnet, run, scenes, tmp_path):

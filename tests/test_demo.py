@@ -50,7 +50,7 @@ def test_demo_goes_on_and_does_not_train_twice(small, tmp_path, monkeypatch):
     again = demo(run, small, console=QUIET)
     assert (run / LAST).read_bytes() == weights
     assert again.to_dict() == result.to_dict()
-    with pytest.raises(UserError, match="train.lr: 0.001 in the checkpoint, 0.5 asked for"):
+    with pytest.raises(UserError, match="train.lr: 0.001 there, 0.5 asked for"):
         demo(run, [*small, "train.lr=0.5"], console=QUIET)
     with pytest.raises(UserError, match=r"scenes.seed: 0 in .*dataset\.json, 1 asked for"):
         demo(run, [*small, "scenes.seed=1"], console=QUIET)

@@ -12,7 +12,8 @@ from rich.table import Table as Screen
 from ggnet.ablate import report
 from ggnet.ablate.execute import check_folders, default_jobs, execute, probe
 from ggnet.ablate.rows import base_config, find_rows, find_table
-from ggnet.ablate.study import RESULT, Job, Study, is_done, merge, read_result
+from ggnet.ablate.study import RESULT, Job, Study, merge, read_result
+from ggnet.ablate.take import take_results
 from ggnet.config import Config
 from ggnet.data.scenes import generate
 from ggnet.engine.device import choose_device
@@ -38,6 +39,7 @@ class Wish:
     flavour: str | None = None
     out: Path = Path("runs/ablate")
     detections: Path | None = None  # another detector's boxes
+    take: Sequence[Path] = ()  # TABLE.json of other studies, whose runs are taken as done
     overrides: Sequence[str] = field(default_factory=list)
 
 
@@ -71,6 +73,8 @@ def ablate(wish: Wish, *, dry: bool = False, console: Console | None = None) -> 
     base = _budget(wish)
     _make_scenes(wish, base, console)
     study = Study(wish.out, base, wish.detections)
+    for path in wish.take:
+        take_results(path, study)
     configs = {
         name: study.config(wish.table, row, wish.data, wish.flavour)
         for name, row in table.rows.items()
@@ -117,9 +121,9 @@ def _plan(
     study: Study, configs: dict[str, Config], jobs: list[Job], count: int, console: Console
 ) -> dict[str, float]:
     """Show the runs with their time and memory; setting -> seconds of a run."""
-    left = [job for job in jobs if not is_done(job)]
+    left = [job for job in jobs if not study.is_done(job)]
     measured: dict[str, tuple[float, float]] = {}
-    trained: set[str] = set()
+    trained = study.trained()
     shown = Screen(title=f"{len(jobs)} runs, {len(jobs) - len(left)} of them done")
     for name in ("row", "settings that differ", "runs", "done", "minutes each", "GiB"):
         shown.add_column(name, justify="left" if "row" in name or "set" in name else "right")
@@ -127,10 +131,10 @@ def _plan(
         settings = list(dict.fromkeys(job.setting for job in jobs))
         for number, setting in enumerate(settings):
             mine = [job for job in jobs if job.setting == setting]
-            measured[setting] = _needs(study, mine[0], trained)
-            trained.add(mine[0].training)
+            measured[setting] = _needs(study, mine, trained)
+            trained |= {(job.training, job.seed) for job in mine if not study.is_done(job)}
             told(number + 1, len(settings))
-            done = sum(is_done(job) for job in mine)
+            done = sum(study.is_done(job) for job in mine)
             minutes, memory = measured[setting][0] / 60, measured[setting][1] / 2**30
             names = ", ".join(name.partition("/")[2] for name in mine[0].names)
             figures = (str(len(mine)), str(done), f"{minutes:.1f}", f"{memory:.1f}")
@@ -148,20 +152,21 @@ def _plan(
     return seconds
 
 
-def _needs(study: Study, job: Job, trained: set[str]) -> tuple[float, float]:
+def _needs(study: Study, jobs: list[Job], trained: set[tuple[str, int]]) -> tuple[float, float]:
     """Seconds and bytes of a run: as those that are done needed, else from a trial.
 
     Args:
-        trained: what other runs train; this one then takes it from them.
+        jobs: of one setting.
+        trained: `Job.training` and seed of the weights that are there by then; a run takes them.
     """
-    if found := study.results(job.setting):
+    if found := study.results(jobs[0].setting):
         return (
             sum(run["seconds"] for run in found.values()) / len(found),
             max(run["memory"] for run in found.values()),
         )
-    needs = probe(job.config)
-    training = 0.0 if job.training in trained else needs["training"]
-    return training + needs["evaluation"], needs["memory"]
+    needs = probe(jobs[0].config)
+    share = sum((job.training, job.seed) not in trained for job in jobs) / len(jobs)
+    return share * needs["training"] + needs["evaluation"], needs["memory"]
 
 
 def _run(
@@ -173,7 +178,7 @@ def _run(
     seconds: dict[str, float],
     console: Console,
 ) -> None:
-    left = [job for job in jobs if not is_done(job)]
+    left = [job for job in jobs if not study.is_done(job)]
     took = {"expected": 0.0, "really": 0.0}  # seconds of the runs since the start
     command = f"ggnet {shlex.join(sys.argv[1:])}" if len(sys.argv) > 1 else "ggnet ablate"
 

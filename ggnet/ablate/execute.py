@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from ggnet.ablate.study import APART, DETECTIONS, Job
+from ggnet.ablate.study import APART, Job, write_config
 from ggnet.config import Config, load_config
 from ggnet.engine.checkpoint import check_same_config
 from ggnet.engine.device import choose_device
 from ggnet.engine.signals import StopRequest
 from ggnet.engine.trainer import CONFIG
 from ggnet.errors import UserError
-from ggnet.io import atomic_write
 
 LOG = "log.txt"
 POLL = 0.2  # seconds
@@ -115,21 +113,6 @@ def probe(config: Config) -> dict[str, float]:
         if status != 0:
             raise UserError(errors or "a trial run was killed")
     return json.loads(output)
-
-
-def write_config(job: Job) -> None:
-    """Leave a run's settings where the trainer leaves them, unless it has, and whose boxes it has.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    path = job.folder / CONFIG
-    if not path.exists():
-        if job.boxes:
-            with atomic_write(job.folder / DETECTIONS, "w") as file:
-                file.write(f"{job.boxes.sha256}  {job.boxes.path.name}\n")
-        with atomic_write(path, "w") as file:
-            yaml.safe_dump(job.config.model_dump(mode="json"), file, sort_keys=False)
 
 
 def _start(job: Job, slot: int) -> subprocess.Popen:

@@ -9,6 +9,7 @@ from ggnet.ablate.rows import Row, Table
 from ggnet.ablate.statistics import CONFIDENCE, Difference, Spread, paired_difference, spread
 from ggnet.ablate.study import Study
 from ggnet.config import Config
+from ggnet.engine.checkpoint import differing_keys
 from ggnet.eval.errors import CAUSES
 from ggnet.io import atomic_write
 from ggnet.viz.ablation import plot_table
@@ -20,6 +21,7 @@ class RowResult:
 
     name: str
     row: Row
+    settings: dict[str, Any]  # over the study's budget
     runs: dict[int, dict[str, Any]]
 
     @property
@@ -81,7 +83,9 @@ def collect(study: Study, name: str, table: Table, configs: dict[str, Config]) -
     for key, config in configs.items():
         setting = study.setting(config, other_boxes=table.rows[key].other_boxes)
         if runs := study.results(setting):
-            rows.append(RowResult(key, table.rows[key], runs))
+            row = table.rows[key]
+            other = {k: new for k, (_, new) in differing_keys(study.base, config).items()}
+            rows.append(RowResult(key, row, row.settings | other, runs))
     return TableResult(name, table, rows)
 
 
@@ -186,7 +190,8 @@ def _to_dict(study: Study, result: TableResult, command: str) -> dict[str, Any]:
         "budget": study.base.model_dump(mode="json"),
         "rows": {
             row.name: {
-                "settings": row.row.settings,
+                "settings": row.settings,
+                "other_boxes": row.row.other_boxes,
                 "paper": row.row.paper,
                 "mean": row.spread.mean,
                 "deviation": _plain(row.spread.deviation),

@@ -12,10 +12,13 @@ of an older version, which knew fewer settings, are found.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ggnet.ablate.rows import Row, as_overrides, settings_over
 from ggnet.ablate.tables import TABLES
@@ -28,11 +31,13 @@ from ggnet.engine.runs import RESUMABLE
 from ggnet.engine.trainer import CONFIG
 from ggnet.errors import UserError, reader, reading
 from ggnet.eval.detection import read_detections
+from ggnet.eval.errors import CAUSES
 from ggnet.io import atomic_write
 
 STUDY, RUNS, RESULT, DETECTIONS = "study.json", "runs", "result.json", "detections.sha256"
 FORMAT, VERSION = "ggnet study", 1
 SPLIT = "test"
+NUMBERS = ("images", "seconds", "memory")  # of a result, besides its metrics and errors
 # What does not change a run's results, or is the run's own.
 APART = (RESUMABLE - {"eval"}) | {"train.seed"}
 
@@ -96,11 +101,12 @@ class Study:
         self._check()
         self.boxes = None if detections is None else self._read_boxes(detections)
         self._folders = self._find_folders()
+        self._taken: dict[tuple[str, int], tuple[Job, dict[str, Any]]] = {}
 
     def _check(self) -> None:
         path = self.folder / STUDY
         if path.exists():
-            _check_same(path, self.base, self.data)
+            _check_same_study(path, self)
         elif (self.folder / LAST).exists():
             raise UserError(
                 f"{self.folder} is the folder of one run; a study needs a folder of its own: "
@@ -118,14 +124,39 @@ class Study:
         read_detections(path, records, self.dataset.vocabulary)
         return Boxes(path, hash_of(path))
 
+    def check_same(self, path: Path, settings: dict[str, Any], dataset: dict[str, Any]) -> None:
+        """Refuse to mix budgets or datasets.
+
+        Args:
+            path: where the other budget and dataset come from.
+
+        Raises:
+            UserError: another budget or dataset.
+        """
+        saved = parse_config(settings, str(path))
+        of_rows = set.intersection(*(table.keys for table in TABLES.values()))
+        allowed = (APART | of_rows) - {"train.seed"}
+        check_same_config(saved, self.base, path, allowed)
+        if dataset["sha256"] != self.data:
+            raise UserError(
+                f"{path} is of another dataset (or of another version of it) than "
+                f"{self.base.data.root}: their results cannot be compared. A study of its own, in "
+                "another folder (--out), can have that one"
+            )
+
     def open(self) -> None:
-        """Write down the budget, where that is not done.
+        """Write down the budget, where that is not done, and the results that were taken.
 
         Raises:
             UserError: the folder cannot be written.
         """
-        if (self.folder / STUDY).exists():
-            return
+        if not (self.folder / STUDY).exists():
+            self._write_budget()
+        for job, result in self._taken.values():
+            write_config(job)
+            write_result(job.folder, result)
+
+    def _write_budget(self) -> None:
         values = {
             "format": FORMAT,
             "version": VERSION,
@@ -147,7 +178,7 @@ class Study:
             self._folders.setdefault((setting, seed), new),
             override(config, [f"train.seed={seed}"]),
             setting,
-            self._fingerprint(config.model_copy(update={"eval": self.base.eval})),
+            self._training(config),
             self.boxes if other_boxes else None,
         )
 
@@ -163,6 +194,17 @@ class Study:
         """The fingerprint of everything that decides a run's results but its seed."""
         return self._fingerprint(config, self.boxes.sha256 if other_boxes else None)
 
+    def trained(self) -> set[tuple[str, int]]:
+        """`Job.training` and seed of the finished runs whose weights are here."""
+        return {
+            (self._training(load_config(folder / CONFIG)), seed)
+            for (_, seed), folder in self._folders.items()
+            if (folder / RESULT).exists() and (folder / LAST).exists()
+        }
+
+    def _training(self, config: Config) -> str:
+        return self._fingerprint(config.model_copy(update={"eval": self.base.eval}))
+
     def _fingerprint(self, config: Config, boxes: str | None = None) -> str:
         values = {
             f"{section}.{key}": value
@@ -175,20 +217,73 @@ class Study:
 
     def results(self, setting: str) -> dict[int, dict[str, Any]]:
         """Seed -> what the finished runs of a setting have come to, and their `folder` in it."""
-        return {
-            seed: {"folder": f"{RUNS}/{folder.name}", **read_result(folder / RESULT)}
-            for (key, seed), folder in sorted(self._folders.items())
-            if key == setting and (folder / RESULT).exists()
-        }
+        found = {}
+        for (key, seed), folder in sorted(self._folders.items()):
+            if key != setting:
+                continue
+            if (key, seed) in self._taken:
+                _, result = self._taken[key, seed]
+            elif (folder / RESULT).exists():
+                result = read_result(folder / RESULT)
+            else:
+                continue
+            found[seed] = {"folder": f"{RUNS}/{folder.name}", **result}
+        return found
+
+    def take(self, job: Job, result: dict[str, Any]) -> None:
+        """Let a run be done, with another study's result; `open` writes it down.
+
+        What is here of that run already, finished or begun, stays.
+        """
+        if not job.folder.exists():
+            self._taken.setdefault((job.setting, job.seed), (job, result))
+
+    def is_done(self, job: Job) -> bool:
+        """Whether there is nothing left to do for a run."""
+        return (job.setting, job.seed) in self._taken or (job.folder / RESULT).exists()
 
 
 @reader("the result of a study's run")
 def read_result(path: Path) -> dict[str, Any]:
-    """A run's result.json: metrics (name -> percent), errors (cause -> count), seconds, memory."""
-    values = read_json(path)
-    float(values["metrics"]["mAP"])
-    float(values["seconds"])
+    """A run's result.json; see `checked_result`."""
+    return checked_result(read_json(path))
+
+
+def checked_result(values: dict[str, Any]) -> dict[str, Any]:
+    """A run's result, unchanged: metrics (name -> percent), errors (cause -> count), seconds, bytes
+    of memory, images, machine.
+
+    Raises:
+        Exception: something is not there, or not a number.
+    """
+    numbers = [*values["metrics"].values(), *(values["errors"][cause] for cause in CAUSES)]
+    for number in (*numbers, values["metrics"]["mAP"], *(values[key] for key in NUMBERS)):
+        if not math.isfinite(number):
+            raise ValueError(f"{number} is not finite")
+    if not isinstance(values["machine"], str):
+        raise TypeError(f"machine: {values['machine']!r} is not a name")
     return values
+
+
+def write_result(folder: Path, values: dict[str, Any]) -> None:
+    """Write a run's result.json."""
+    with atomic_write(folder / RESULT, "w") as file:
+        file.write(json.dumps(values, indent=1) + "\n")
+
+
+def write_config(job: Job) -> None:
+    """Leave a run's settings where the trainer leaves them, unless it has, and whose boxes it has.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    path = job.folder / CONFIG
+    if not path.exists():
+        if job.boxes:
+            with atomic_write(job.folder / DETECTIONS, "w") as file:
+                file.write(f"{job.boxes.sha256}  {job.boxes.path.name}\n")
+        with atomic_write(path, "w") as file:
+            yaml.safe_dump(job.config.model_dump(mode="json"), file, sort_keys=False)
 
 
 def merge(jobs: Iterable[Job]) -> list[Job]:
@@ -199,11 +294,6 @@ def merge(jobs: Iterable[Job]) -> list[Job]:
         if first is not job:
             first.names.extend(name for name in job.names if name not in first.names)
     return list(found.values())
-
-
-def is_done(job: Job) -> bool:
-    """Whether there is nothing left to do for a run."""
-    return (job.folder / RESULT).exists()
 
 
 def hash_of_boxes(folder: Path) -> str | None:
@@ -240,15 +330,6 @@ def _files(dataset: Dataset) -> Iterator[Path]:
 
 
 @reader("a study's study.json")
-def _check_same(path: Path, base: Config, data: str) -> None:
-    """Refuse to mix budgets or datasets in one folder."""
+def _check_same_study(path: Path, study: Study) -> None:
     values = read_json(path)
-    saved = parse_config(values["settings"], str(path))
-    of_rows = set.intersection(*(table.keys for table in TABLES.values()))
-    allowed = (APART | of_rows) - {"train.seed"}
-    check_same_config(saved, base, path, allowed)
-    if values["dataset"]["sha256"] != data:
-        raise UserError(
-            f"{path} is of another dataset (or of another version of it) than {base.data.root}: "
-            "its results cannot be compared. Choose another folder with --out"
-        )
+    study.check_same(path, values["settings"], values["dataset"])

@@ -24,7 +24,7 @@ import torch
 
 import ggnet
 from ggnet.ablate.rows import as_overrides
-from ggnet.ablate.study import RESULT, SPLIT, hash_of, hash_of_boxes
+from ggnet.ablate.study import RESULT, SPLIT, hash_of, hash_of_boxes, write_result
 from ggnet.commands.common import USER_ERROR
 from ggnet.config import Config, load_config, parse_config
 from ggnet.data.dataset import make_loader
@@ -102,7 +102,7 @@ def _take_training(folder: Path, config: Config) -> bool:
         Whether there was one.
     """
     for other in sorted(folder.parent.iterdir()):
-        if not (other / RESULT).exists():
+        if not ((other / RESULT).exists() and (other / LAST).exists()):
             continue
         differing = differing_keys(load_config(other / CONFIG), config)
         if any(not {key, key.partition(".")[0]} & RESUMABLE for key in differing):
@@ -191,8 +191,7 @@ def _write_result(folder: Path, report: Report, seconds: float, device: torch.de
         "torch": str(torch.__version__),
         "machine": machine(device),
     }
-    with atomic_write(folder / RESULT, "w") as file:
-        file.write(json.dumps(values, indent=1) + "\n")
+    write_result(folder, values)
 
 
 @contextmanager

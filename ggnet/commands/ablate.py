@@ -38,6 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "rows named -boxes",
     )
     parser.add_argument(
+        "--take",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="TABLE.json",
+        help="results of other studies with the same budget and dataset: their runs are taken as "
+        "done, not made again",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="show the runs, their time and memory, and stop"
     )
     add_overrides(parser)
@@ -59,6 +68,7 @@ def run(args: argparse.Namespace) -> int | None:
         flavour=args.flavour,
         out=Path(args.out),
         detections=args.detections,
+        take=args.take,
         overrides=args.overrides,
     )
     try:

@@ -248,10 +248,10 @@ def check_same_config(saved: Config, wanted: Config, path: Path, allowed: set[st
     """Refuse a checkpoint whose configuration differs in more than `allowed` keys or sections.
 
     Raises:
-        UserError: names every such key with its value in the checkpoint and the one asked for.
+        UserError: names every such key with its value there and the one asked for.
     """
     conflicts = [
-        f"  {key}: {old!r} in the checkpoint, {new!r} asked for"
+        f"  {key}: {old!r} there, {new!r} asked for"
         for key, (old, new) in differing_keys(saved, wanted).items()
         if key not in allowed and key.partition(".")[0] not in allowed
     ]

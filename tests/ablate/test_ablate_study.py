@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ablate_command import ablate
 
 from ggnet.ablate import ablate as module
 from ggnet.ablate import execute, worker
@@ -27,51 +28,6 @@ from ggnet.engine.trainer import CONFIG
 from ggnet.errors import UserError
 
 TWO = ("--rows", "lambda0.1,lambda0.5")
-TRIAL = {"training": 60.0, "evaluation": 3.0, "memory": 2**30}
-
-
-@pytest.fixture(scope="module")
-def tiny(quick):
-    """Arguments for runs of seconds on the small dataset."""
-    settings = dict(item.split("=", 1) for item in quick)
-    root = settings.pop("data.root")
-    del settings["model.points_per_step"]  # the rows' own
-    return ["--root", root, "--jobs", "1", *(f"{key}={value}" for key, value in settings.items())]
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Runs in this process, without trials before; the names of those that were begun."""
-    begun = []
-
-    def execute_here(jobs, count, stop, done):
-        for job in jobs:
-            begun.append(str(job))
-            execute.write_config(job)
-            worker.run(job.folder, job.config.data.root, job.boxes and job.boxes.path)
-            done(job)
-        return {}
-
-    monkeypatch.setattr(module, "execute", execute_here)
-    monkeypatch.setattr(module, "probe", lambda config: TRIAL)
-    return begun
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """The verb exponents of the runs that were trained, not taken from another one."""
-    found, original = [], worker.train
-
-    def counted(config, *arguments, **named):
-        found.append(config.eval.verb_exponent)
-        return original(config, *arguments, **named)
-
-    monkeypatch.setattr(worker, "train", counted)
-    return found
-
-
-def ablate(table, out, *more):
-    return main(["ablate", table, "--out", str(out), *map(str, more)])
 
 
 def test_a_table_ends_in_its_files(here, tiny, tmp_path, capsys):
@@ -128,9 +84,15 @@ def test_tables_share_runs(here, tiny, tmp_path):
     assert rows["points25"]["runs"] == rows["steps1"]["runs"]
 
 
-def test_rows_that_differ_in_their_evaluation_are_trained_once(here, trained, tiny, tmp_path):
+def test_rows_that_differ_in_their_evaluation_are_trained_once(
+    here, trained, tiny, tmp_path, capsys
+):
     out = tmp_path / "study"
     rows = ("--rows", "focal,focal-exponent0.5,focal-exponent2.0", "--seeds", 1)
+    assert ablate("hna", out, "--rows", "focal", "--seeds", 1, *tiny) == 0
+    capsys.readouterr()
+    assert ablate("hna", out, *rows, *tiny, "--dry-run") == 0
+    assert "2 runs to do, 1 at a time: about 0 min" in capsys.readouterr().out  # 3 seconds each
     assert ablate("hna", out, *rows, *tiny) == 0
     assert len(here) == 3
     assert trained == [1.0]
@@ -221,9 +183,8 @@ def test_boxes_that_change_meanwhile_are_refused(here, tiny, scenes, tmp_path, m
     assert "boxes.json has changed since the study began" in capsys.readouterr().err
 
 
-def test_equal_weights_are_not_trained_side_by_side(tiny, tmp_path, monkeypatch):
+def test_equal_weights_are_not_trained_side_by_side(no_trials, tiny, tmp_path):
     """The second waits, and takes them."""
-    monkeypatch.setattr(module, "probe", lambda config: TRIAL)
     out, rows = tmp_path / "study", "focal,focal-exponent0.5,beta7"
     command = ("hna", out, "--rows", rows, "--seeds", 1, *tiny, "--jobs", 3, "train.epochs=1")
     assert ablate(*command) == 0
@@ -331,7 +292,7 @@ def test_another_budget_or_dataset_or_folder_is_refused(here, tiny, scenes, tmp_
         assert ablate(*arguments) == 2
         return capsys.readouterr().err
 
-    assert "train.epochs: 1 in the checkpoint, 9 asked for" in refused(*begin, "train.epochs=9")
+    assert "train.epochs: 1 there, 9 asked for" in refused(*begin, "train.epochs=9")
     assert "data.flip" in refused("table6", out, *tiny, "train.epochs=1", "data.flip=0")
     # What each row of each table fixes is no part of the budget: a preset may change it.
     values = json.loads((out / STUDY).read_text())
@@ -367,8 +328,7 @@ def test_a_run_folder_with_another_runs_content_is_refused(here, tiny, tmp_path,
         (mine / CONFIG).write_bytes(kept)
 
 
-def test_a_run_that_fails_does_not_stop_the_others(tiny, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(module, "probe", lambda config: TRIAL)
+def test_a_run_that_fails_does_not_stop_the_others(no_trials, tiny, tmp_path, capsys, monkeypatch):
     out = tmp_path / "study"
     command = ("table7", out, *TWO, "--seeds", 1, *tiny, "train.epochs=1")
     # A worker that cannot train one of the rows, and leaves a result for the other.

@@ -154,8 +154,8 @@ def test_other_configuration_names_every_key():
     wanted = load_config(None, ["train.lr=0.5", "model.width=48", "data.workers=7"])
     with pytest.raises(UserError) as error:
         check_same_config(Config(), wanted, Path("last.pt"), allowed={"data.workers"})
-    assert "  train.lr: 0.00015 in the checkpoint, 0.5 asked for" in str(error.value)
-    assert "  model.width: 32 in the checkpoint, 48 asked for" in str(error.value)
+    assert "  train.lr: 0.00015 there, 0.5 asked for" in str(error.value)
+    assert "  model.width: 32 there, 48 asked for" in str(error.value)
     assert "data.workers" not in str(error.value)
     check_same_config(Config(), wanted, Path("last.pt"), allowed={"data", "model", "train"})
 

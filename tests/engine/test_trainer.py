@@ -326,7 +326,7 @@ def test_new_run_does_not_overwrite_an_old_one(finished, settings):
 def test_what_cannot_be_resumed_is_explained(finished, settings, tmp_path):
     with pytest.raises(UserError, match="is finished: all 3 epochs are done"):
         resume(finished)
-    with pytest.raises(UserError, match="train.lr: 0.001 in the checkpoint, 0.1 asked for"):
+    with pytest.raises(UserError, match="train.lr: 0.001 there, 0.1 asked for"):
         resume(finished, ["train.lr=0.1"])
     config = load_config(None, settings)
     with pytest.raises(UserError, match="without optimizer state"):
@@ -565,7 +565,7 @@ def test_epochs_that_something_is_scheduled_by_stay(quick, tmp_path):
         if allowed:
             assert resume_run(run, None, ["train.epochs=2"])[1].train.epochs == 2
         else:
-            with pytest.raises(UserError, match="train.epochs: 1 in the checkpoint, 2 asked for"):
+            with pytest.raises(UserError, match="train.epochs: 1 there, 2 asked for"):
                 resume_run(run, None, ["train.epochs=2"])
 
 

@@ -1,0 +1,134 @@
+"""`ggnet ablate --take`: the results of another machine's study."""
+
+import json
+
+import pytest
+from ablate_command import ablate
+
+from ggnet.ablate.study import RUNS
+
+TABLE = "table7.json"
+ROWS = ("--rows", "lambda0.1,lambda0.5")
+
+
+def rows_of(folder, table=TABLE):
+    return json.loads((folder / table).read_text())["rows"]
+
+
+def changed(study, change, folder):
+    """The study's table after `change`, in a file in `folder`."""
+    values = json.loads((study / TABLE).read_text())
+    change(values)
+    (folder / "changed.json").write_text(json.dumps(values))
+    return folder / "changed.json"
+
+
+def test_what_was_taken_is_done(theirs, here, tiny, tmp_path, capsys):
+    out = tmp_path / "mine"
+    command = ("table7", out, *ROWS, *tiny, "--take", theirs / TABLE, "--seeds")
+    assert ablate(*command, 2, "--dry-run") == 0
+    assert "4 runs, 2 of them done" in capsys.readouterr().out
+    assert not out.exists()
+    assert ablate(*command, 1) == 0
+    assert here == []
+    assert rows_of(out) == rows_of(theirs)
+    assert ablate("table7", out, *ROWS, "--seeds", 2, *tiny) == 0  # they have been written down
+    assert here == [f"table7/lambda{weight}, seed 318" for weight in (0.1, 0.5)]
+    for name, row in rows_of(out).items():
+        assert list(row["runs"]) == ["317", "318"]
+        assert row["runs"]["317"] == rows_of(theirs)[name]["runs"]["317"]
+
+
+def test_of_any_table(theirs, here, tiny, tmp_path):
+    """table7/lambda0.1 is the full network, in whichever table it stands."""
+    out = tmp_path / "mine"
+    more = ("--seeds", 1, *tiny, "--take", theirs / TABLE)
+    assert ablate("table6", out, "--rows", "beta7", *more) == 0
+    assert here == []
+    mine, other = rows_of(out, "table6.json")["beta7"], rows_of(theirs)["lambda0.1"]
+    assert mine["runs"] == other["runs"]
+
+
+def test_what_is_here_stays(theirs, here, tiny, tmp_path):
+    out = tmp_path / "mine"
+    mine = ("table7", out, "--rows", "lambda0.1", "--seeds", 1, *tiny)
+    assert ablate(*mine) == 0
+    before = rows_of(out)
+
+    def better(values):
+        for row in values["rows"].values():
+            row["runs"]["317"]["metrics"]["mAP"] = 99.0
+
+    assert ablate(*mine, "--take", changed(theirs, better, tmp_path)) == 0
+    assert {"lambda0.1": rows_of(out)["lambda0.1"]} == before
+    assert rows_of(out)["lambda0.5"]["mean"] == 99
+
+
+def test_weights_are_not_taken_from_a_run_without(here, trained, tiny, tmp_path, capsys):
+    """A row that differs in its evaluation alone is trained here, and its time is told so."""
+    one = ("--rows", "focal", "--seeds", 1, *tiny)
+    assert ablate("hna", tmp_path / "theirs", *one) == 0
+    table, out = tmp_path / "theirs" / "hna.json", tmp_path / "mine"
+    assert ablate("hna", out, *one, "--take", table) == 0
+    two = ("--rows", "focal,focal-exponent0.5", "--seeds", 1, *tiny)
+    capsys.readouterr()
+    assert ablate("hna", out, *two, "--dry-run") == 0
+    assert "1 runs to do, 1 at a time: about 1 min" in capsys.readouterr().out
+    assert ablate("hna", out, *two) == 0
+    assert trained == [1.0, 0.5]
+
+
+def other_budget(values):
+    values["budget"]["train"]["epochs"] += 1
+
+
+def other_dataset(values):
+    values["dataset"]["sha256"] = "0" * 64
+
+
+def unknown_setting(values):
+    values["rows"]["lambda0.1"]["settings"]["loss.lambda"] = 1
+
+
+def no_score(values):
+    values["rows"]["lambda0.1"]["runs"]["317"]["metrics"]["mAP"] = float("nan")
+
+
+def no_cause(values):
+    del values["rows"]["lambda0.1"]["runs"]["317"]["errors"]["wrong verb"]
+
+
+def no_seed(values):
+    runs = values["rows"]["lambda0.1"]["runs"]
+    runs["first"] = runs.pop("317")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (other_budget, "train.epochs: 4 there, 3 asked for"),
+        (other_dataset, "is of another dataset"),
+        (unknown_setting, "loss.lambda"),
+        (no_score, "cannot be read"),
+        (no_cause, "cannot be read"),
+        (no_seed, "cannot be read"),
+        (dict.clear, "cannot be read"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(
+    change, expected, theirs, here, tiny, tmp_path, capsys
+):
+    out, table = tmp_path / "mine", changed(theirs, change, tmp_path)
+    assert ablate("table7", out, *ROWS, "--seeds", 1, *tiny, "--take", table) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert str(table) in error
+    assert here == []
+    assert not (out / RUNS).exists()
+
+
+def test_a_table_that_is_not_there(here, tiny, tmp_path, capsys):
+    more = ("--take", tmp_path / "nowhere.json")
+    assert ablate("table7", tmp_path / "mine", *tiny, *more) == 2
+    assert "nowhere.json" in capsys.readouterr().err
+    assert here == []
