@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import Any
 
 from ggnet.ablate.rows import Row, Table
@@ -84,9 +85,14 @@ def collect(study: Study, name: str, table: Table, configs: dict[str, Config]) -
         setting = study.setting(config, other_boxes=table.rows[key].other_boxes)
         if runs := study.results(setting):
             row = table.rows[key]
-            other = {k: new for k, (_, new) in differing_keys(study.base, config).items()}
-            rows.append(RowResult(key, row, row.settings | other, runs))
+            rows.append(RowResult(key, row, _settings(row, config, study.base), runs))
     return TableResult(name, table, rows)
+
+
+def _settings(row: Row, config: Config, base: Config) -> dict[str, Any]:
+    """What a row states and what else differs from the budget: a flavour goes before the row."""
+    values = {key: attrgetter(key)(config) for key in row.settings}
+    return values | {key: new for key, (_, new) in differing_keys(base, config).items()}
 
 
 def write(study: Study, result: TableResult, command: str) -> None:

@@ -11,15 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ablate_command import ablate
+from ablate_command import ablate, boxes_of_the_test_images
 
 from ggnet.ablate import ablate as module
 from ggnet.ablate import execute, worker
 from ggnet.ablate.execute import LOG
 from ggnet.ablate.study import DETECTIONS, RESULT, RUNS, STUDY
 from ggnet.cli import main
-from ggnet.config import load_config
-from ggnet.data.unseen import open_dataset
 from ggnet.engine.checkpoint import LAST
 from ggnet.engine.evaluation import PREDICTIONS, RESULTS
 from ggnet.engine.lock import LOCK
@@ -114,19 +112,6 @@ def test_rows_that_differ_in_their_evaluation_are_trained_once(
     after = json.loads(one.read_text())
     assert (after["metrics"], after["errors"]) == (before["metrics"], before["errors"])
     assert trained == [1.0]
-
-
-def boxes_of_the_test_images(root, path, *, moved=0.0):
-    """The annotated boxes as another detector's."""
-    dataset = open_dataset(load_config("demo", [f"data.root={root}"]).data)
-    ids, entries = dataset.vocabulary.object_ids, []
-    for record in dataset.load("test"):
-        for (x0, y0, x1, y1), label in zip(record.boxes, record.labels, strict=True):
-            box = [float(x0 + moved), float(y0), float(x1 - x0), float(y1 - y0)]
-            entry = {"image_id": record.image_id, "category_id": ids[label], "bbox": box}
-            entries.append(entry | {"score": 0.9})
-    path.write_text(json.dumps(entries))
-    return path
 
 
 def test_rows_with_another_detectors_boxes(here, trained, tiny, scenes, tmp_path, capsys):

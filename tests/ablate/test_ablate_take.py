@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from ablate_command import ablate
+from ablate_command import ablate, boxes_of_the_test_images
 
 from ggnet.ablate.study import RUNS
 
@@ -76,6 +76,35 @@ def test_weights_are_not_taken_from_a_run_without(here, trained, tiny, tmp_path,
     assert "1 runs to do, 1 at a time: about 1 min" in capsys.readouterr().out
     assert ablate("hna", out, *two) == 0
     assert trained == [1.0, 0.5]
+
+
+def test_a_flavour_that_goes_before_the_row(here, tiny, tmp_path):
+    """The published code's gaze steps on HICO-DET: one, where the row says two."""
+    of = ("--data", "hico", "--flavour", "original", "model.backbone=tiny")
+    command, theirs = ("--rows", "ggnet", "--seeds", 1, *tiny, *of), tmp_path / "theirs"
+    assert ablate("table5", theirs, *command) == 0
+    settings = rows_of(theirs, "table5.json")["ggnet"]["settings"]
+    assert (settings["model.gaze_steps"], settings["loss.beta"]) == (1, 7.0)
+    here.clear()
+    assert ablate("table5", tmp_path / "mine", *command, "--take", theirs / "table5.json") == 0
+    assert here == []
+
+
+def test_other_boxes(here, tiny, scenes, tmp_path, capsys):
+    boxes = boxes_of_the_test_images(scenes, tmp_path / "boxes.json")
+    moved = boxes_of_the_test_images(scenes, tmp_path / "moved.json", moved=9.0)
+    theirs, out = tmp_path / "theirs", tmp_path / "mine"
+    more = ("--rows", "ggnet,ggnet-boxes", "--seeds", 1, *tiny, "train.epochs=1")
+    assert ablate("table5", theirs, *more, "--detections", boxes) == 0
+    here.clear()
+    take = ("--take", theirs / "table5.json")
+    assert ablate("table5", out, *more, *take, "--detections", moved) == 2
+    assert "ggnet-boxes was scored with other boxes than --detections" in capsys.readouterr().err
+    only = ("--rows", "ggnet", *more[2:], *take)
+    assert ablate("table5", out, *only) == 0  # no row of this study is about them
+    assert ablate("table5", out, *more, *take, "--detections", boxes) == 0
+    assert here == []
+    assert rows_of(out, "table5.json") == rows_of(theirs, "table5.json")
 
 
 def other_budget(values):
