@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def open_runs(folders: Sequence[str | Path], root: str | None = None) -> Compari
 
     Raises:
         UserError: a run that was not evaluated, or on other images or another split than the
-            first; a dataset or file that is missing or broken.
+            first, or given twice; a dataset or file that is missing or broken.
     """
     folders = [Path(folder) for folder in folders]
     for folder in folders:
@@ -62,6 +63,9 @@ def open_runs(folders: Sequence[str | Path], root: str | None = None) -> Compari
                     f"{folder} has no {name}: not a run that was evaluated. `ggnet eval {folder}` "
                     "does it"
                 )
+    for first, second in combinations(folders, 2):
+        if first.samefile(second):
+            raise UserError(f"{first} and {second} are one run; give different runs")
     splits = {folder: _split(folder) for folder in folders}
     if len(set(splits.values())) > 1:
         said = ", ".join(f"{folder} on {split}" for folder, split in splits.items())
@@ -207,8 +211,6 @@ def _names(folders: Sequence[Path]) -> list[str]:
     """What tells the runs apart: the folders' names (a link's is its own), or so much of the paths
     as it takes."""
     parts = [Path(os.path.abspath(folder)).parts for folder in folders]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise UserError(f"{folders[0]} is there twice; give different runs")
+    lengths = range(1, max(map(len, parts)) + 1)
+    choices = (["/".join(part[-length:]) for part in parts] for length in lengths)
+    return next(names for names in choices if len(set(names)) == len(names))

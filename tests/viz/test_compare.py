@@ -183,7 +183,9 @@ def test_a_mistake_is_named(runs, tmp_path, capsys, scenes):
         return capsys.readouterr().err
 
     assert "one run has nothing beside it" in refused(one)
-    assert "is there twice" in refused(one, one)
+    assert f"{one} and {one} are one run" in refused(one, one)
+    (tmp_path / "link").symlink_to(one)
+    assert f"{one} and {tmp_path / 'link'} are one run" in refused(one, two, tmp_path / "link")
     assert f"{tmp_path} has no config.yaml: not a run that was evaluated" in refused(one, tmp_path)
     assert "has no image 'nobody.png'" in refused(one, two, "--images", "nobody.png")
     assert "--count is 0" in refused(one, two, "--count", "0")
