@@ -117,8 +117,12 @@ def load(variant: str):
     return module
 
 
-def libasan() -> str:
-    """The sanitizer's library, to be preloaded into a process that loads the asan variant."""
-    return subprocess.run(
-        ["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+def preloaded() -> str:
+    """LD_PRELOAD of a process that loads the asan variant: the sanitizer, and the C++ library,
+    for its way to throw exceptions, which the sanitizer looks for once."""
+
+    def library(name: str) -> str:
+        command = [os.environ.get("CXX", "g++"), f"-print-file-name={name}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    return f"{library('libasan.so')} {library('libstdc++.so')}"

@@ -70,7 +70,7 @@ def in_process(variant, code):
     environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parent), OPENBLAS_NUM_THREADS="1")
     if variant == "asan":
         # Python itself leaks by the sanitizer's measure.
-        environment |= {"LD_PRELOAD": emulator.libasan(), "ASAN_OPTIONS": "detect_leaks=0"}
+        environment |= {"LD_PRELOAD": emulator.preloaded(), "ASAN_OPTIONS": "detect_leaks=0"}
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
