@@ -27,6 +27,12 @@ CLAIMS = [
     ("a third step does not help", "table2", "steps3", "steps2"),
     ("each step needs features of its own", "table2", "shared", "steps2"),
     (
+        "the human's and object's points help",
+        *("table3", "interaction+human+object", "interaction"),
+    ),
+    ("ActPoints help", "table3", "actpoints", "interaction"),
+    ("ActPoints by glance and gaze help", "table3", "gaze", "interaction"),
+    (
         "glance and gaze are better than the human's and object's points",
         *("table3", "gaze", "interaction+human+object"),
     ),
@@ -35,6 +41,7 @@ CLAIMS = [
     ("beta = 7 is better than 6", "table6", "beta6", "beta7"),
     ("beta = 7 is better than 8", "table6", "beta8", "beta7"),
     ("lambda_1 = 0.1 is better than 0.5", "table7", "lambda0.5", "lambda0.1"),
+    ("lambda_1 = 0.1 is better than 1.0", "table7", "lambda1.0", "lambda0.1"),
 ]
 
 

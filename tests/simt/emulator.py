@@ -85,24 +85,26 @@ def build(variant: str) -> Path:
         if module.exists():
             return module
 
+        # The compiler does not need the sanitizer that is preloaded into this process.
+        environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+        def run(*arguments: str) -> None:
+            subprocess.run([compiler, *arguments], check=True, env=environment)
+
         def compile_one(source: Path) -> str:
             target = folder / f"{source.stem}.o"
             # Only kernels are instrumented; the emulator under them must be fast.
             own = list(flags)
             if not source.name.endswith("_simt.cpp"):
                 own = [flag for flag in flags if flag != "-fsanitize=thread"] + ["-O3"]
-            subprocess.run(
-                [compiler, *common, *own, "-c", str(source), "-o", str(target)], check=True
-            )
+            run(*common, *own, "-c", str(source), "-o", str(target))
             return str(target)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(compile_one, files))
         link = ["-fsanitize=address,undefined"] if variant == "asan" else ["-ldl"]
         partial = module.with_suffix(".part")
-        subprocess.run(
-            [compiler, "-shared", *objects, "-pthread", *link, "-o", str(partial)], check=True
-        )
+        run("-shared", *objects, "-pthread", *link, "-o", str(partial))
         partial.replace(module)
     return module
 
