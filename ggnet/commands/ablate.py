@@ -40,11 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--take",
         type=Path,
-        nargs="+",
+        action="append",
         default=[],
         metavar="TABLE.json",
-        help="results of other studies with the same budget and dataset: their runs are taken as "
-        "done, not made again",
+        help="results of another study with the same budget and dataset: its runs are taken as "
+        "done, not made again; may be given several times",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="show the runs, their time and memory, and stop"

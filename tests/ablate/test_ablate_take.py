@@ -25,7 +25,7 @@ def changed(study, change, folder):
 
 def test_what_was_taken_is_done(theirs, here, tiny, tmp_path, capsys):
     out = tmp_path / "mine"
-    command = ("table7", out, *ROWS, *tiny, "--take", theirs / TABLE, "--seeds")
+    command = ("table7", out, *ROWS, "--take", theirs / TABLE, *tiny, "--seeds")
     assert ablate(*command, 2, "--dry-run") == 0
     assert "4 runs, 2 of them done" in capsys.readouterr().out
     assert not out.exists()
@@ -42,11 +42,14 @@ def test_what_was_taken_is_done(theirs, here, tiny, tmp_path, capsys):
 def test_of_any_table(theirs, here, tiny, tmp_path):
     """table7/lambda0.1 is the full network, in whichever table it stands."""
     out = tmp_path / "mine"
-    more = ("--seeds", 1, *tiny, "--take", theirs / TABLE)
-    assert ablate("table6", out, "--rows", "beta7", *more) == 0
+    assert ablate("table6", tmp_path / "6", "--rows", "beta6", "--seeds", 1, *tiny) == 0
+    here.clear()
+    take = ("--take", theirs / TABLE, "--take", tmp_path / "6" / "table6.json")
+    assert ablate("table6", out, "--rows", "beta6,beta7", "--seeds", 1, *take, *tiny) == 0
     assert here == []
-    mine, other = rows_of(out, "table6.json")["beta7"], rows_of(theirs)["lambda0.1"]
-    assert mine["runs"] == other["runs"]
+    mine, other = rows_of(out, "table6.json"), rows_of(tmp_path / "6", "table6.json")
+    assert mine["beta6"] == other["beta6"]
+    assert mine["beta7"]["runs"] == rows_of(theirs)["lambda0.1"]["runs"]
 
 
 def test_what_is_here_stays(theirs, here, tiny, tmp_path):
