@@ -233,9 +233,9 @@ class Study:
     def take(self, job: Job, result: dict[str, Any]) -> None:
         """Let a run be done, with another study's result; `open` writes it down.
 
-        What is here of that run already, finished or begun, stays.
+        What is here of that run already, its result or a checkpoint, stays.
         """
-        if not job.folder.exists():
+        if not any((job.folder / name).exists() for name in (RESULT, LAST)):
             self._taken.setdefault((job.setting, job.seed), (job, result))
 
     def is_done(self, job: Job) -> bool:

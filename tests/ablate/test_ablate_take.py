@@ -5,7 +5,7 @@ import json
 import pytest
 from ablate_command import ablate, boxes_of_the_test_images
 
-from ggnet.ablate.study import RUNS
+from ggnet.ablate.study import RESULT, RUNS
 
 TABLE = "table7.json"
 ROWS = ("--rows", "lambda0.1,lambda0.5")
@@ -64,6 +64,18 @@ def test_what_is_here_stays(theirs, here, tiny, tmp_path):
 
     assert ablate(*mine, "--take", changed(theirs, better, tmp_path)) == 0
     assert {"lambda0.1": rows_of(out)["lambda0.1"]} == before
+    assert rows_of(out)["lambda0.5"]["mean"] == 99
+
+    results = {
+        json.loads(p.read_text())["metrics"]["mAP"]: p for p in out.glob(f"{RUNS}/*/{RESULT}")
+    }
+    assert sorted(results) == [before["lambda0.1"]["mean"], 99.0]
+    for result in results.values():  # as if killed before they were written
+        result.unlink()
+    again = ("table7", out, *ROWS, "--seeds", 1, *tiny, "--take", changed(theirs, better, tmp_path))
+    here.clear()
+    assert ablate(*again) == 0
+    assert here == ["table7/lambda0.1, seed 317"]  # its checkpoint is here
     assert rows_of(out)["lambda0.5"]["mean"] == 99
 
 
