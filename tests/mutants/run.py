@@ -68,22 +68,25 @@ DEFORMABLE = (
     "tests/ops/test_actpoint_aggregate.py tests/ops/test_deform_conv2d.py "
     "tests/ops/test_deform_groups.py"
 )
-# An index that is out of bounds may read what harms nobody: the sanitizers tell, as in .ci/run.
-SANITIZED = {VARIANT: "asan", "ASAN_OPTIONS": "detect_leaks=0"}
+# As in .ci/run: an index that is out of bounds may read what harms nobody, which the sanitizers
+# tell; and what is slow without being wrong shows in the counters.
+SANITIZED, TRACED = {VARIANT: "asan", "ASAN_OPTIONS": "detect_leaks=0"}, {VARIANT: "traced"}
 INFERENCE = "tests/engine/test_inference.py"
 TRAINING = "tests/engine/test_trainer.py"
 GROUPS = {
     "cuda": Group(
         {
-            "csrc/actpoint/*hopper*.cuh": "tests/simt/test_actpoint_hopper_kernels.py",
-            "csrc/actpoint/*.cuh": "tests/simt/test_actpoint_kernels.py",
+            "csrc/actpoint/*hopper*.cuh": "tests/simt/test_actpoint_hopper_kernels.py "
+            "tests/simt/test_footprint.py",
+            "csrc/actpoint/*.cuh": "tests/simt/test_actpoint_kernels.py "
+            "tests/simt/test_footprint.py",
         }
         | {
             f"csrc/{op}/*.cuh": f"tests/simt/test_{op}_kernels.py"
             for op in ("draw_heatmaps", "hna_loss", "match_points", "topk_peaks")
         },
         build=("-c", EMULATE),
-        environments=({}, SANITIZED),
+        environments=({}, SANITIZED, TRACED),
     ),
     "cpu": Group(
         {

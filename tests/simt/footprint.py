@@ -35,7 +35,7 @@ def shared(simt, size: str) -> dict[str, int]:
     """Kernel -> bytes of a block."""
     simt.configure(workers=2, shared_limit=SHARED_LIMIT)
     found = {}
-    for name, run in _runs(simt, _problem(size, inside=False), size == HOPPER).items():
+    for name, run in runs(simt, _problem(size, inside=False), size == HOPPER).items():
         run()
         found[name] = simt.counters()["shared_bytes_per_block"]
     return found
@@ -53,7 +53,7 @@ def gathers(simt, size: str) -> dict[str, float]:
     loaded = []
     for inside in (True, False):
         counts = {}
-        for name, run in _runs(simt, _problem(size, inside), size == HOPPER).items():
+        for name, run in runs(simt, _problem(size, inside), size == HOPPER).items():
             run()
             counts[name] = simt.counters()["load_bytes"]
         loaded.append(counts)
@@ -76,7 +76,8 @@ def _problem(size: str, inside: bool) -> kernels.Problem:
     return problem
 
 
-def _runs(simt, problem: kernels.Problem, hopper: bool) -> dict:
+def runs(simt, problem: kernels.Problem, hopper: bool) -> dict:
+    """Kernel -> a call of it."""
     dtype = kernels.dtype_of(problem.math)
     rows = problem.empty(problem.grad_out.permute(0, 2, 3, 1))
     weight = to_array(problem.weight, dtype)
