@@ -139,6 +139,7 @@ GROUPS = {
             "ggnet/models/detector.py": "tests/models/test_detector.py",
             "ggnet/models/checkpointing.py": "tests/models/test_checkpointing.py",
             "ggnet/models/sparse.py": "tests/models/test_sparse.py",
+            "ggnet/models/releases.py": "tests/docs/test_weights_page.py",
             "ggnet/models/importers.py": "tests/models/test_importers.py",
             "ggnet/models/timm_backbone.py": "tests/models/test_timm_backbone.py",
             "ggnet/models/tiny.py": "tests/models/test_tiny.py tests/models/test_models.py",
