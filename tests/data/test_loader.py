@@ -256,6 +256,9 @@ def test_caps_are_reported(records, caplog):
     assert problems.counts == {"boxes beyond the cap": 2, "pairs beyond the cap": 1}
     assert [len(record.boxes) for record in dataset.records] == [1, 1]
     assert [len(record.pairs) for record in dataset.records] == [0, 1]
+    for cap, found in (("max_objects", (1, 2)), ("max_pairs", (2, 1))):
+        alone = HOIDataset([two_pairs], VOCABULARY, config(**{f"data.{cap}": 1}), train=True)
+        assert (len(alone.records[0].boxes), len(alone.records[0].pairs)) == found
     untouched = HOIDataset([records[0]], VOCABULARY, settings, train=False)
     assert len(untouched.records[0].boxes) == 2
     with caplog.at_level("WARNING", "ggnet"):

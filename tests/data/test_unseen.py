@@ -183,6 +183,7 @@ def test_seen_and_unseen_means(cups):
     assert result.mean_ap(group="unseen") == 50
     assert result.headline()["mAP_unseen"] == 50
     assert result.to_dict()["unseen"] == "mine"
+    assert result.table().title.endswith(", unseen: mine")
     assert [row["unseen"] for row in result.to_dict()["classes"]] == [False, False, True, True]
 
 

@@ -397,6 +397,7 @@ def test_results_on_disk(tmp_path):
     means = dict.fromkeys(("mAP", "mAP_rare", "mAP_known_object"), 100.0)  # what there is
     assert result.headline() == means
     table = result.table()
+    assert "unseen" not in table.title
     assert table.row_count == 2
     headers = ["setting", "full (1 HOIs)", "rare (1 HOIs)", "non-rare (0 HOIs)"]
     assert [column.header for column in table.columns] == headers

@@ -125,6 +125,7 @@ GROUPS = {
             "ggnet/data/dataset.py": "tests/data/test_loader.py tests/data/test_workers.py",
             "ggnet/data/transport.py": "tests/data/test_workers.py",
             "ggnet/data/duplicates.py": "tests/data/test_duplicates.py",
+            "ggnet/eval/hico.py": "tests/eval tests/data/test_unseen.py",
             "ggnet/eval/*.py": "tests/eval",
             "ggnet/engine/inference.py": f"{INFERENCE} tests/api/test_model.py "
             "tests/models/test_sparse.py",
