@@ -13,13 +13,16 @@ from ggnet.errors import UserError, reader
 def take_results(path: Path, study: Study) -> None:
     """Let the runs of a TABLE.json be done in this study; they may be of any table.
 
+    Of several tables with the same run, the first one that is taken counts.
+
     Raises:
         UserError: the file is broken, of another budget or dataset, or of other boxes.
     """
     values = read_json(path)
     study.check_same(path, values["budget"], values["dataset"])
     for name, row in values["rows"].items():
-        other_boxes = row.get("other_boxes", False)
+        # A table without boxes may be of a version that did not write this down.
+        other_boxes = bool(values.get("boxes")) and row["other_boxes"]
         if other_boxes:
             if not study.boxes:
                 continue  # no row of this study is about them

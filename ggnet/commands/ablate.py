@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="TABLE.json",
         help="results of another study with the same budget and dataset: its runs are taken as "
-        "done, not made again; may be given several times",
+        "done, not made again; may be given several times, and the first that has a run counts",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="show the runs, their time and memory, and stop"
