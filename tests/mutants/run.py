@@ -5,8 +5,9 @@
 
 Works in a copy of the tree, build/mutants/tree. Results are appended to
 build/mutants/results.jsonl and not made again, so it may be stopped at any time; a mutant takes
-seconds to minutes. Mutants that compute the same as the original, or whose line only a GPU runs,
-are listed in equivalent.json, with the reason. Exit status 1: a mutant survived.
+seconds to minutes. Mutants that compute the same as the original, or whose line only a GPU or a
+processor with AMX runs, are listed in equivalent.json, with the reason. Exit status 1: a mutant
+survived.
 """
 
 import argparse
@@ -78,6 +79,8 @@ GROUPS = {
         {
             "csrc/actpoint/*hopper*.cuh": "tests/simt/test_actpoint_hopper_kernels.py "
             "tests/simt/test_footprint.py",
+            "csrc/actpoint/*windowed*.cuh": "tests/simt/test_actpoint_windowed_kernels.py "
+            "tests/simt/test_footprint.py",
             "csrc/actpoint/*.cuh": "tests/simt/test_actpoint_kernels.py "
             "tests/simt/test_footprint.py",
         }
@@ -100,7 +103,11 @@ GROUPS = {
             for op in ("draw_heatmaps", "hna_loss", "match_points", "topk_peaks")
         },
         build=("setup.py", "--quiet", "build_ext", "--inplace"),
-        environments=({"GGNET_CUDA": "0"},),
+        # Built as well to compute without AVX-512 and AMX what those instructions would.
+        environments=(
+            {"GGNET_CUDA": "0"},
+            {"GGNET_CUDA": "0", "CFLAGS": "-DGGNET_EMULATE_AVX512"},
+        ),
     ),
     "triton": Group(
         {
