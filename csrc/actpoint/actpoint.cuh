@@ -205,6 +205,50 @@ bool features_aligned(const DeformForwardParams& p, const Division& d) {
   return d.section % (16 / sizeof(T)) == 0 && aligned16(p.features);
 }
 
+// dot[i] += <columns, corner i>, of the channels that load_corners read; columns(e): four floats in
+// shared memory, from the e-th of these channels on.
+template <class T, class F>
+__device__ __forceinline__ void add_dots(float (&dot)[4], const Vec16 (&corner)[4], F columns) {
+#pragma unroll
+  for (int e = 0; e < 16 / static_cast<int>(sizeof(T)); e += 4) {
+    Pack<float> g;
+    g.bits = load16(columns(e));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      Pack<T> pack;
+      pack.bits = corner[i];
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        dot[i] = fmaf(g.element[j], to_float(pack.element[e + j]), dot[i]);
+    }
+  }
+}
+
+// kOutputs of the output gradient from `first` on, of a block's pixels, into rows in shared memory
+// that swizzled_wide finds. grad_out: of a weight group, which has `outputs`; number_of(row): which
+// row of it a pixel's is, negative for none. Zeros where there is nothing.
+template <class T, int kOutputs, class F>
+__device__ __forceinline__ void load_output_gradient(unsigned char* rows, const T* grad_out,
+                                                     int row_elements, int outputs, int first,
+                                                     F number_of) {
+  constexpr int kElements = 16 / sizeof(T), kRow = kOutputs * static_cast<int>(sizeof(T));
+  const bool aligned = outputs % kElements == 0 && aligned16(grad_out);
+  for (int i = threadIdx.x; i < kPixels * kRow / 16; i += kThreads) {
+    const int row = i / (kRow / 16), chunk = i % (kRow / 16), o = first + chunk * kElements;
+    const long long number = number_of(row);
+    const T* from = grad_out + number * row_elements + o;
+    Pack<T> pack;
+    if (number >= 0 && aligned && o < outputs) {
+      pack.bits = load16(from);
+    } else {
+#pragma unroll
+      for (int e = 0; e < kElements; ++e)
+        pack.element[e] = number >= 0 && o + e < outputs ? from[e] : from_float<T>(0.0f);
+    }
+    store16(rows + swizzled_wide(row, chunk, kRow), pack.bits);
+  }
+}
+
 template <class T, Math kMath>
 __device__ __forceinline__ Vec16 interpolate(const Vec16 (&corner)[4], const Placement& at) {
   const float bottom = at.fy * at.scale, top = at.scale - bottom;

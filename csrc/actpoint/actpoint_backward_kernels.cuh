@@ -172,23 +172,13 @@ __global__ void __launch_bounds__(kThreads, 3) backward_kernel(DeformDataGradPar
   const int tiles = (d.outputs + kOutputs - 1) / kOutputs;  // 1 up to 256 outputs of a group
   const bool one_group = d.offset_group_sections == 1;
 
-  const bool rows_aligned = d.outputs % kElements == 0 && aligned16(p.grad_out);
   auto load_gradient = [&](int group, int tile) {
-    const T* source = static_cast<const T*>(p.grad_out) + group * d.outputs;
-    for (int i = threadIdx.x; i < kPixels * kGradientRow / 16; i += kThreads) {
-      const int row = i / (kGradientRow / 16), chunk = i % (kGradientRow / 16);
-      const int pixel = first_pixel + row, o = tile * kOutputs + chunk * kElements;
-      Pack<T> pack;
-      const T* from = source + row_of(s, pixel) * s.outputs + o;
-      if (pixel < pixels && rows_aligned && o < d.outputs) {
-        pack.bits = load16(from);
-      } else {
-#pragma unroll
-        for (int e = 0; e < kElements; ++e)
-          pack.element[e] = pixel < pixels && o + e < d.outputs ? from[e] : from_float<T>(0.0f);
-      }
-      store16(gradient + swizzled_wide(row, chunk, kGradientRow), pack.bits);
-    }
+    load_output_gradient<T, kOutputs>(gradient,
+                                      static_cast<const T*>(p.grad_out) + group * d.outputs,
+                                      s.outputs, d.outputs, tile * kOutputs, [&](int row) {
+                                        const int pixel = first_pixel + row;
+                                        return pixel < pixels ? row_of(s, pixel) : -1;
+                                      });
   };
   auto place_point = [&](int k) {
     if (threadIdx.x >= kPixels || k >= points) return;
@@ -262,19 +252,7 @@ __global__ void __launch_bounds__(kThreads, 3) backward_kernel(DeformDataGradPar
     __syncthreads();
 
     const float* row = columns + my_pixel * (kSlice + kColumnPad);
-#pragma unroll
-    for (int e = 0; e < kElements; e += 4) {
-      Pack<float> g;
-      g.bits = load16(row + my_chunk * kElements + e);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        Pack<T> corner;
-        corner.bits = corners[i];
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          dot[i] = fmaf(g.element[j], to_float(corner.element[e + j]), dot[i]);
-      }
-    }
+    add_dots<T>(dot, corners, [&](int e) { return row + my_chunk * kElements + e; });
     // The four lanes of a pixel add neighboring channels: an instruction then meets whole sectors.
     const float bottom = at.fy * at.scale, top = at.scale - bottom;
     const float share[4] = {top - top * at.fx, top * at.fx, bottom - bottom * at.fx,

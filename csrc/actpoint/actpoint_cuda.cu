@@ -49,6 +49,11 @@ bool hopper_allowed() {
   const char* choice = std::getenv("GGNET_HOPPER");
   return choice == nullptr || std::string_view(choice) != "0";
 }
+// Off unless asked for: no GPU has measured them yet.
+bool block_sums_wanted() {
+  const char* choice = std::getenv("GGNET_BLOCK_SUMS");
+  return choice != nullptr && std::string_view(choice) == "1";
+}
 
 using deform::Math;
 
@@ -247,6 +252,15 @@ class CudaCall {
         return deform::hopper::backward<T>(b, write<float>(dots), device_.stream);
       }
     }
+    if constexpr (sizeof(T) == 2) {
+      if (block_sums_wanted() && deform::windowed::can_backward<T>(b)) {
+        const Tensor packed = pack<T, kMath>(deform::windowed::outputs_of_block(b.shape),
+                                             deform::Walk::kPointsOfSlice);
+        const Tensor dots = floats(deform::windowed::dots_size(b.shape));
+        b.weight = packed.const_data_ptr();
+        return deform::windowed::backward<T>(b, write<float>(dots), device_.stream);
+      }
+    }
     const Tensor packed =
         pack<T, kMath>(deform::backward_tile<T>(b.shape), deform::Walk::kSlicesOfPoint);
     b.weight = packed.const_data_ptr();
@@ -308,7 +322,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
 std::string actpoint_kernels(int64_t device, bool half, int64_t channels) {
   const torch::stable::accelerator::DeviceGuard guard(static_cast<int32_t>(device));
   const Code code = code_of_device();
-  const auto others = [](const std::string& why) { return "those for any GPU: " + why; };
+  const auto others = [half](const std::string& why) {
+    const bool sums = half && block_sums_wanted();
+    return "those for any GPU: " + why +
+           (sums ? "; the features' gradient summed in blocks first: GGNET_BLOCK_SUMS=1" : "");
+  };
   if (!code.tensor_cores)
     return "those without tensor cores: the library has no code for this GPU's (compute capability "
            "8.0 and above)";

@@ -9,7 +9,7 @@
 // whole chunks of 16 bytes.
 #pragma once
 
-#include "actpoint/actpoint.cuh"
+#include "actpoint/actpoint_window.cuh"
 #include "common/hopper.h"
 
 namespace ggnet::deform::hopper {
@@ -34,25 +34,7 @@ __host__ __device__ inline int element_of_row(int n) {
   return group / 4 * 32 + n % 8 / 2 * 8 + group % 4 * 2 + n % 2;
 }
 
-struct Tile {
-  int batch, top, left;
-};
-__host__ __device__ inline int tile_columns(const DeformShape& s) {
-  return (s.out_width + kTileWidth - 1) / kTileWidth;
-}
-__host__ __device__ inline int tiles_of_image(const DeformShape& s) {
-  return (s.out_height + kTileHeight - 1) / kTileHeight * tile_columns(s);
-}
-__device__ __forceinline__ Tile tile_of(const DeformShape& s, int number) {
-  const int columns = tile_columns(s), per_image = tiles_of_image(s), rest = number % per_image;
-  return {number / per_image, rest / columns * kTileHeight, rest % columns * kTileWidth};
-}
-__device__ __forceinline__ bool in_map(const DeformShape& s, const Cell& cell) {
-  return cell.y < s.out_height && cell.x < s.out_width;
-}
-__device__ __forceinline__ long long row_of(const DeformShape& s, const Cell& cell) {
-  return (static_cast<long long>(cell.batch) * s.out_height + cell.y) * s.out_width + cell.x;
-}
+using Tiles = Tiling<kTileHeight, kTileWidth>;
 
 // weight [O, C, K] -> packed [slices of 64 channels, K, rows, 64], rows of 128 bytes swizzled.
 // Forward: a row is an output, the reduction runs over the slice's channels. Backward: rows are 64

@@ -21,8 +21,8 @@ constexpr int kProductRegisters = 184, kScatterRegisters = 80, kPlacingRegisters
 static_assert(registers_suffice(kThreadsOfRoles,
                                 kBlock* kProductRegisters +
                                     kWarpgroup * (kScatterRegisters + kPlacingRegisters)));
-constexpr int kWindowHeight = 19, kWindowWidth = 27, kWindow = kWindowHeight * kWindowWidth;
-constexpr int kMargin = 5;                // cells around the tile's centers of points
+using BackwardWindow = Window<kTileHeight, kTileWidth, 5>;
+constexpr int kWindow = BackwardWindow::kCells;
 constexpr int kParities = 4;              // of a cell: its row's, its column's
 constexpr int kSpareCells = kParities;    // where what has no cell goes
 constexpr int kColumnPitch = kPanel + 2;  // floats of a pixel: products write without conflicts
@@ -53,38 +53,10 @@ __device__ __forceinline__ int2 place_of_row(int row) {
   return make_int2((quarter < 2 ? x : x ^ 4) + quarter % 2 * 8, y + quarter / 2 * 4);
 }
 
-// Where the features' gradient is summed in global memory.
-struct FeatureSums {
-  float* sums;
-  long long* fixed_point;
-  float units;  // in 1
-
-  __device__ __forceinline__ void add(int element, float value) const {
-    if (sums)
-      atomicAdd(sums + element, value);
-    else
-      atomicAdd(reinterpret_cast<unsigned long long*>(fixed_point + element),
-                static_cast<unsigned long long>(static_cast<long long>(value * units)));
-  }
-  __device__ __forceinline__ void add4(int element, const float (&value)[4]) const {
-    if (sums) {
-      atomic_add4(sums + element, value);
-    } else {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) add(element + i, value[i]);
-    }
-  }
-};
-
 __device__ __forceinline__ void load2(float* v, const float* shared) {
   const float2 pair = *reinterpret_cast<const float2*>(shared);
   v[0] = pair.x;
   v[1] = pair.y;
-}
-__device__ __forceinline__ void load4(float (&v)[4], const float* shared) {
-  const Vec16 bits = load16(shared);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) v[i] = __uint_as_float(bits.word[i]);
 }
 
 // dots: [blocks, K, 3, kTile], the points' gradients summed over the slices so far.
@@ -117,7 +89,7 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
   const int points = s.kernel_h * s.kernel_w;
   const int slices = (s.channels + kPanel - 1) / kPanel, steps = slices * points;
   const int lane = threadIdx.x & 31;
-  const Tile tile = tile_of(s, blockIdx.x);
+  const Tile tile = Tiles::at(s, blockIdx.x);
   const bool want_features = p.feature_sums || p.fixed_point;
   const bool want_points = p.grad_offset || p.grad_mask;
   auto cell_of = [&](int row) {
@@ -125,10 +97,7 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
     return Cell{tile.batch, tile.top + at.y, tile.left + at.x};
   };
 
-  const int window_top = tile.top * s.stride_h + (kTileHeight - 1) * (s.stride_h - 1) / 2 -
-                         s.pad_h + (s.kernel_h - 1) * s.dilation_h / 2 - kMargin;
-  const int window_left = tile.left * s.stride_w + (kTileWidth - 1) * (s.stride_w - 1) / 2 -
-                          s.pad_w + (s.kernel_w - 1) * s.dilation_w / 2 - kMargin;
+  const BackwardWindow around(s, tile);
 
   if (threadIdx.x == 0) {
     for (int i = 0; i < kRingStages; ++i) {
@@ -170,13 +139,13 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
 #pragma unroll
       for (int parity = 0; parity < kParities; ++parity) {
         const int low = (iy ^ parity >> 1) & 1, right = (ix ^ parity) & 1;
-        const int y = iy + low, x = ix + right, wy = y - window_top, wx = x - window_left;
+        const int y = iy + low, x = ix + right, wy = y - around.top, wx = x - around.left;
         const bool exists = at.corner >> (2 * low + right) & 1;
-        const bool near = wy >= 0 && wy < kWindowHeight && wx >= 0 && wx < kWindowWidth;
+        const bool near = wy >= 0 && wy < around.kHeight && wx >= 0 && wx < around.kWidth;
         const float weight = low ? bottom : top, right_share = weight * at.fx;
         const int plane = (number & 1) * kParities + parity, spare = (kWindow + parity) * kPanel;
         const int index = (tile.batch * s.height + y) * s.width + x;
-        const int slot = !exists ? spare : near ? (wy * kWindowWidth + wx) * kPanel : ~index;
+        const int slot = !exists ? spare : near ? (wy * around.kWidth + wx) * kPanel : ~index;
         // Outside the window, or at the cell of an earlier pixel of the batch.
         bool special = exists && !near;
 #pragma unroll
@@ -196,7 +165,7 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
     give_registers<kScatterRegisters>();
     static_assert(kWarps == kParities);
     const int warp = (threadIdx.x - kBlock) / 32;
-    const FeatureSums sums{p.feature_sums, p.fixed_point, p.fixed_point ? 1.0f / *p.unit : 1.0f};
+    const FeatureSums sums(p);
 
     // One step's columns into the window.
     auto scatter = [&](int number, int slice) {
@@ -255,17 +224,17 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
     auto flush = [&](int slice) {
       const int c = (lane & 15) * 4, element = slice * kPanel + c;
       __syncwarp();
-      for (int wy = (window_top ^ warp >> 1) & 1; wy < kWindowHeight; wy += 2) {
-        const int y = window_top + wy;
-        const int first = ((window_left ^ warp) & 1) + (lane >> 4) * 2;
-        for (int wx = first; wx < kWindowWidth; wx += 4) {
-          float* from = window + (wy * kWindowWidth + wx) * kPanel + c;
+      for (int wy = (around.top ^ warp >> 1) & 1; wy < around.kHeight; wy += 2) {
+        const int y = around.top + wy;
+        const int first = ((around.left ^ warp) & 1) + (lane >> 4) * 2;
+        for (int wx = first; wx < around.kWidth; wx += 4) {
+          float* from = window + (wy * around.kWidth + wx) * kPanel + c;
           float sum[4];
           load4(sum, from);
           if (sum[0] == 0.0f && sum[1] == 0.0f && sum[2] == 0.0f && sum[3] == 0.0f) continue;
           store16(from, Vec16{});
           if (element < s.channels) {
-            const int cell = (tile.batch * s.height + y) * s.width + window_left + wx;
+            const int cell = (tile.batch * s.height + y) * s.width + around.left + wx;
             sums.add4(cell * s.channels + element, sum);
           }
         }
@@ -347,12 +316,13 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
         used.advance();
       }
 
-      float* dots_of_row =
-          dots + (static_cast<long long>(blockIdx.x) * points + k) * 3 * kTile + row_of_lane;
-      float before[3] = {};
+      float* dots_of_row = dots +
+                           (static_cast<long long>(blockIdx.x) * points + k) * kPointGrads * kTile +
+                           row_of_lane;
+      float grads[kPointGrads] = {};
       if (want_points && slice > 0 && t < 2)
 #pragma unroll
-        for (int i = 0; i < 3; ++i) before[i] = dots_of_row[i * kTile];
+        for (int i = 0; i < kPointGrads; ++i) grads[i] = dots_of_row[i * kTile];
       mbarrier_wait(placed + (number & 1), number >> 1 & 1);
       Placement at[2];
       // Half a pixel each; three are under way.
@@ -421,30 +391,13 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
           for (int c = 0; c < 4; ++c) d[c] = h_of_lane ? dot[1][c] : dot[0][c];
           const float scale = h_of_lane ? at[1].scale : at[0].scale;
           const float fy = h_of_lane ? at[1].fy : at[0].fy, fx = h_of_lane ? at[1].fx : at[0].fx;
-          const float up = 1.0f - fy, left = 1.0f - fx;
-          const float grads[3] = {
-              before[0] + scale * (left * (d[2] - d[0]) + fx * (d[3] - d[1])),
-              before[1] + scale * (up * (d[1] - d[0]) + fy * (d[3] - d[2])),
-              before[2] + up * (left * d[0] + fx * d[1]) + fy * (left * d[2] + fx * d[3])};
+          add_point_grads(grads, d, fy, fx, scale);
           const Cell cell = cell_of(row_of_lane);
           if (slice + 1 < slices) {
 #pragma unroll
-            for (int i = 0; i < 3; ++i) dots_of_row[i * kTile] = grads[i];
+            for (int i = 0; i < kPointGrads; ++i) dots_of_row[i * kTile] = grads[i];
           } else if (in_map(s, cell)) {
-            if (p.grad_offset) {
-              const Strides& st = p.grad_offset_strides;
-              T* target = static_cast<T*>(p.grad_offset) + cell.batch * st.batch + cell.y * st.row +
-                          cell.x * st.column;
-              target[(2 * k) * st.channel] = from_float<T>(grads[0]);
-              target[(2 * k + 1) * st.channel] = from_float<T>(grads[1]);
-            }
-            if (p.grad_mask) {
-              const Strides& st = p.grad_mask_strides;
-              const float value = p.sigmoid ? grads[2] * scale * (1.0f - scale) : grads[2];
-              static_cast<T*>(p.grad_mask)[cell.batch * st.batch + k * st.channel +
-                                           cell.y * st.row + cell.x * st.column] =
-                  from_float<T>(value);
-            }
+            store_point_grads<T>(p, cell, k, grads, scale);
           }
         }
       }
@@ -460,8 +413,8 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
 // Floats of `dots` that backward wants.
 inline long long dots_size(const DeformShape& s) {
   return s.channels <= kPanel ? 0
-                              : static_cast<long long>(s.batch) * tiles_of_image(s) * s.kernel_h *
-                                    s.kernel_w * 3 * kTile;
+                              : static_cast<long long>(s.batch) * Tiles::of_image(s) * s.kernel_h *
+                                    s.kernel_w * kPointGrads * kTile;
 }
 
 inline bool can_backward(const DeformDataGradParams& p) {
@@ -476,7 +429,7 @@ void backward(const DeformDataGradParams& p, float* dots, void* stream) {
   const DeformShape& s = p.shape;
   if (s.batch == 0) return;
   with_tile(outputs_of_block(s), [&](auto n) {
-    GGNET_LAUNCH((backward_kernel<T, n()>), dim3(s.batch * tiles_of_image(s)),
+    GGNET_LAUNCH((backward_kernel<T, n()>), dim3(s.batch * Tiles::of_image(s)),
                  dim3(kThreadsOfRoles), backward_bytes<n()>(), stream, p, dots);
   });
 }

@@ -1,11 +1,10 @@
 // The Hopper kernels, compiled by actpoint_hopper_cuda.cu.
 #pragma once
 
+#include "actpoint/actpoint_cuda.h"
 #include "actpoint/actpoint_hopper_backward_kernels.cuh"
 #include "actpoint/actpoint_hopper_forward_kernels.cuh"
 #include "actpoint/actpoint_hopper_weight_grad_kernels.cuh"
-
-#define GGNET_EACH_HALF(X) X(__half) X(__nv_bfloat16)
 
 namespace ggnet::deform::hopper {
 

@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
   uint64_t* full = reinterpret_cast<uint64_t*>(placements + points * kTile);
   uint64_t* empty = full + stages;
 
-  const Tile tile = tile_of(s, blockIdx.x);
+  const Tile tile = Tiles::at(s, blockIdx.x);
   const int first_output = blockIdx.y * kOutputs;
   const int slices = (s.channels + kPanel - 1) / kPanel, steps = slices * points;
   const int lane = threadIdx.x & 31;
@@ -155,7 +155,7 @@ void forward(const DeformForwardParams& p, void* stream) {
   with_tile(outputs_of_block(s), [&](auto n) {
     const int points = s.kernel_h * s.kernel_w, stages = forward_stages<n()>(points);
     GGNET_LAUNCH((forward_kernel<T, n()>),
-                 dim3(s.batch * tiles_of_image(s), (s.outputs + n() - 1) / n()),
+                 dim3(s.batch * Tiles::of_image(s), (s.outputs + n() - 1) / n()),
                  dim3(kThreadsOfRoles), forward_bytes<n()>(points, stages), stream, p, stages);
   });
 }

@@ -9,6 +9,7 @@
 #include "actpoint/actpoint_hopper_weight_grad_kernels.cuh"
 #include "actpoint/actpoint_out_grad_kernels.cuh"
 #include "actpoint/actpoint_weight_grad_kernels.cuh"
+#include "actpoint/actpoint_windowed_backward_kernels.cuh"
 #include "simt/module.h"
 
 namespace py = pybind11;
@@ -41,15 +42,15 @@ void dispatch(const std::string& math, F f) {
                           "'; expected float16, bfloat16, tf32, float32 or tf32x3");
 }
 
-// f(type tag) where the Hopper kernels do it; false where they are not asked.
+// f(type tag) where other kernels than those for every device are asked for; whether they were.
 template <class F>
-bool on_hopper(bool hopper, const std::string& math, F f) {
-  if (!hopper) return false;
+bool by_others(bool asked, const std::string& math, F f) {
+  if (!asked) return false;
   dispatch(math, [&](auto tag, auto) {
     using T = decltype(tag);
     bool can = false;
     if constexpr (sizeof(T) == 2) can = f(tag);
-    if (!can) throw py::value_error("the Hopper kernels cannot do this");
+    if (!can) throw py::value_error("these kernels cannot do this");
   });
   return true;
 }
@@ -112,7 +113,7 @@ void actpoint_forward(const std::string& math, const py::dict& shape, const py::
   f.bias = simt::data(bias, p.shape.outputs, "bias");
   f.out = simt::data(out, p.out, "out");
   f.relu = relu;
-  const bool done = on_hopper(hopper, math, [&](auto tag) {
+  const bool done = by_others(hopper, math, [&](auto tag) {
     using T = decltype(tag);
     if (!hopper::can_forward<T>(f)) return false;
     Aligned<T> packed(hopper::packed_size(f.shape));
@@ -137,7 +138,8 @@ void actpoint_backward(const std::string& math, const py::dict& shape, const py:
                        const py::object& features, const py::object& offset, const py::object& base,
                        const py::object& mask, const py::object& weight,
                        const py::object& grad_features, const py::object& grad_offset,
-                       const py::object& grad_mask, bool sigmoid, bool deterministic, bool hopper) {
+                       const py::object& grad_mask, bool sigmoid, bool deterministic, bool hopper,
+                       bool windowed) {
   const Problem p = problem(shape);
   DeformDataGradParams b{{common(p, features, offset, base, mask, sigmoid)}};
   b.grad_out = simt::data(grad_out, p.out, "grad_out");
@@ -161,8 +163,18 @@ void actpoint_backward(const std::string& math, const py::dict& shape, const py:
     } else {
       b.feature_sums = sums.data();
     }
-    const bool done = on_hopper(hopper, math, [&](auto) {
+    const bool done = by_others(hopper || windowed, math, [&](auto) {
       if constexpr (sizeof(T) == 2) {
+        if (windowed) {
+          if (!windowed::can_backward<T>(b)) return false;
+          const int tile = windowed::outputs_of_block(b.shape);
+          Aligned<T> packed(packed_weight_size<T>(b.shape, tile));
+          pack_weight<T, m()>(b.shape, tile, Walk::kPointsOfSlice, w, packed.memory, nullptr);
+          b.weight = packed.memory;
+          std::vector<float> dots(windowed::dots_size(b.shape), NAN);
+          windowed::backward<T>(b, dots.data(), nullptr);
+          return true;
+        }
         if (!hopper::can_backward(b)) return false;
         Aligned<T> packed(hopper::packed_size(b.shape));
         hopper::pack<T, true>(b.shape, w, packed.memory, nullptr);
@@ -204,7 +216,7 @@ void actpoint_weight_grad(const std::string& math, const py::dict& shape,
                         : weight_grad_splits(w.shape, sizeof(T));
     std::vector<float> partial(p.weight * w.splits, NAN);
     w.weight_sums = partial.data();
-    const bool done = on_hopper(hopper, math, [&](auto) {
+    const bool done = by_others(hopper, math, [&](auto) {
       if constexpr (sizeof(T) == 2) {
         if (hopper::can_weight_grad(w)) return hopper::weight_grad<T>(w, nullptr), true;
       }
@@ -240,6 +252,7 @@ py::dict actpoint_shared_bytes(const std::string& math, int tile, int points) {
       bytes["forward_kernel"] = forward_shared_bytes<T, n()>(points);
       bytes["backward_kernel"] = backward_shared_bytes<T, n()>();
       bytes["weight_grad_kernel"] = weight_grad_shared_bytes<T, n()>();
+      bytes["windowed::backward_kernel"] = windowed::shared_bytes<n()>();
     });
   });
   return bytes;
@@ -254,7 +267,7 @@ const simt::Binding binding([](py::module_& m) {
         py::arg("grad_out"), py::arg("features"), py::arg("offset"), py::arg("base_offset"),
         py::arg("mask"), py::arg("weight"), py::arg("grad_features"), py::arg("grad_offset"),
         py::arg("grad_mask"), py::arg("sigmoid"), py::arg("deterministic"),
-        py::arg("hopper") = false);
+        py::arg("hopper") = false, py::arg("windowed") = false);
   m.def("actpoint_weight_grad", &actpoint_weight_grad, py::arg("math"), py::arg("shape"),
         py::arg("grad_out"), py::arg("features"), py::arg("offset"), py::arg("base_offset"),
         py::arg("mask"), py::arg("grad_weight"), py::arg("grad_bias"), py::arg("sigmoid"),

@@ -32,6 +32,9 @@ CUDA = {
         f"hopper::{kernel}_kernel<__nv_bfloat16, 256>"
         for kernel in ("forward", "backward", "weight_grad")
     ),
+    "actpoint_aggregate, bfloat16, sums in blocks": (
+        "windowed::backward_kernel<__nv_bfloat16, 256>",
+    ),
     "actpoint_aggregate, bfloat16": _deformable("__nv_bfloat16, half, 256, true"),
     "actpoint_aggregate, float32": _deformable("float, tf32x3, 256, true"),
     "actpoint_aggregate, float32 in TF32": _deformable("float, tf32, 256, true"),
@@ -71,7 +74,7 @@ def _rows() -> Iterator[tuple[str, ...]]:
     for case, names in CUDA.items():
         for name in names:
             code = cuda[name]
-            kernel = name.partition("<")[0].removeprefix("hopper::")
+            kernel = name.partition("<")[0].rpartition("::")[2]
             executed = emulated.get(case, {}).get(kernel)
             shared = executed["shared"] if executed else max(code["shared"] - RESERVED, 0)
             numbers = {**code, "shared": shared, "tensor_core": code["hmma"]}

@@ -86,6 +86,23 @@ def test_blocks_fit_the_devices(measured):
             assert blocks >= (2 if math == "half" and name == "forward_kernel" else 1), (arch, name)
 
 
+def test_two_blocks_that_sum_in_windows_fit_every_device(measured):
+    """The window is paid for by an output gradient in registers: they must suffice."""
+    try:
+        simt = emulator.load("plain")
+    except emulator.Unavailable as reason:
+        pytest.skip(str(reason))
+    for arch, kernels in measured.items():
+        variants = {n: re.fullmatch(r"(windowed::\w+)<(\w+), (\d+)>", n) for n in kernels}
+        found = {name: m for name, m in variants.items() if m}
+        assert len(found) == 2 * 3, arch  # of half types
+        for name, m in found.items():
+            dynamic = simt.actpoint_shared_bytes("bfloat16", int(m[3]), 25)[m[1]]
+            assert static.blocks_per_multiprocessor(kernels[name], arch, dynamic) >= 2, (arch, name)
+            assert kernels[name].hmma > 0, (arch, name)
+            assert kernels[name].load128 >= 8, (arch, name)  # corners, weights
+
+
 def test_numbers_are_those_of_the_budget(measured):
     """After a deliberate change: python tests/cuda/static.py, and commit what it wrote."""
     if static.compiler() != BUDGET["nvcc"]:

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Everything that wants a GPU, in parts of at most five minutes: the operators' tests on it,
-# compute-sanitizer, kernels with peers, whole networks with peers. Each part writes as it goes.
-#   tests/device/check.sh [RESULTS_FOLDER [PART...]]        parts: tests sanitizers kernels networks
+# compute-sanitizer, kernels with peers, peers that tune for minutes, a backward that is off by
+# default, whole networks with peers. Each part writes as it goes.
+#   tests/device/check.sh [RESULTS_FOLDER [PART...]]   parts: tests sanitizers kernels peers sums networks
 # Run in an environment where ggnet was built with CUDA (PYTHON names its interpreter). The peers
 # torchvision, mmcv and deformops are measured where they are installed.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 results=${1:-runs/gpu-check}
-known=(tests sanitizers kernels networks)
+known=(tests sanitizers kernels peers sums networks)
 for name in "${@:2}"; do
   if [[ " ${known[*]} " != *" $name "* ]]; then
     echo "gpu-check: no part '$name'; expected one or more of: ${known[*]}" >&2
@@ -54,10 +55,10 @@ if wanted sanitizers; then
     # One small shape of each operator: the tools run kernels hundreds of times slower.
     small="not graph and not 64-80 and (bfloat16 or float32) and (topk or heatmaps or hna or deform)"
     for tool in memcheck racecheck; do
-      part "$tool" 90 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+      part "$tool" 80 compute-sanitizer --tool "$tool" --error-exitcode 9 \
         "$python" -m pytest -q -x tests/device/test_operators.py -k "cuda and $small"
-      part "$tool-hopper" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-        "$python" -m pytest -q -x tests/device/test_hopper.py
+      part "$tool-choices" 70 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+        "$python" -m pytest -q -x tests/device/test_kernel_choices.py
     done
   else
     echo "compute-sanitizer: not on PATH, skipped" | tee -a "$results/summary.txt"
@@ -73,11 +74,23 @@ if wanted kernels; then
       --dtype bfloat16 float16 float32 --mode forward full deterministic --repeats 10 --budget 1 \
       --provider "${peers[@]}" --append --out "$results/benchmarks.json"
   done
-  # Peers whose tuning takes minutes: by themselves, and nothing of ours fails if they do not end.
+  cat "$results"/bench-*.txt >>"$results/summary.txt"
+fi
+if wanted peers; then
+  # By themselves, so that nothing of ours fails if their tuning does not end.
   timeout 90 "$python" -m bench --device cuda --op actpoint --dtype float16 --mode forward \
     --repeats 10 --budget 1 --provider ggnet triton deformops --out "$results/deformops.json" \
     >"$results/deformops.txt" 2>&1 || echo "deformops: no figure within 90 s" >>"$results/deformops.txt"
-  cat "$results"/{bench-*,deformops}.txt >>"$results/summary.txt"
+  cat "$results/deformops.txt" >>"$results/summary.txt"
+fi
+if wanted sums; then
+  # Where Hopper's backward does not run: each sample added to global memory, or sums in blocks.
+  for sums in 0 1; do
+    GGNET_HOPPER=0 GGNET_BLOCK_SUMS=$sums part "sums-$sums" 40 "$python" -m bench --device cuda \
+      --op actpoint actpoint-batch8 deform3x3-batch8 --dtype bfloat16 --mode full deterministic \
+      --repeats 10 --budget 1 --provider ggnet --out "$results/sums-$sums.json"
+    cat "$results/sums-$sums.txt" >>"$results/summary.txt"
+  done
 fi
 if wanted networks; then
   part networks 200 "$python" -m bench model --device cuda --preset goals \

@@ -5,7 +5,8 @@
 rewrites tests/budget/emulated.json, which test_footprint.py compares with; then
 tests/budget/table.py rewrites the table of docs/kernels.md. Outputs and points are
 GGNet's, on a device with the shared memory of an H100; channels change neither number. Case
-"Hopper" is what an H100 itself launches, the others what every device can.
+"Hopper" is what an H100 itself launches, "sums in blocks" what GGNET_BLOCK_SUMS=1 asks for, the
+others what every device can.
 """
 
 import json
@@ -20,13 +21,16 @@ from ggnet._build import ROOT
 BUDGET = ROOT / "tests/budget/emulated.json"
 # Arithmetic; outputs, kernel. The names are those of the cases of Triton's budget.
 HOPPER = "actpoint_aggregate, bfloat16, Hopper"
+WINDOWED = "actpoint_aggregate, bfloat16, sums in blocks"
 SIZES = {
     HOPPER: ("bfloat16", 256, 5),
+    WINDOWED: ("bfloat16", 256, 5),
     "actpoint_aggregate, bfloat16": ("bfloat16", 256, 5),
     "actpoint_aggregate, float32": ("tf32x3", 256, 5),
     "actpoint_aggregate, float32 in TF32": ("tf32", 256, 5),
     "deform_conv2d, bfloat16": ("bfloat16", 64, 3),
 }
+KERNELS = {HOPPER: "hopper", WINDOWED: "windowed"}  # those of every device for the rest
 CHANNELS, HEIGHT, WIDTH = 128, 8, 8
 SHARED_LIMIT = 227 << 10
 
@@ -35,7 +39,7 @@ def shared(simt, size: str) -> dict[str, int]:
     """Kernel -> bytes of a block."""
     simt.configure(workers=2, shared_limit=SHARED_LIMIT)
     found = {}
-    for name, run in runs(simt, _problem(size, inside=False), size == HOPPER).items():
+    for name, run in runs(simt, _problem(size, inside=False), KERNELS.get(size)).items():
         run()
         found[name] = simt.counters()["shared_bytes_per_block"]
     return found
@@ -53,7 +57,7 @@ def gathers(simt, size: str) -> dict[str, float]:
     loaded = []
     for inside in (True, False):
         counts = {}
-        for name, run in runs(simt, _problem(size, inside), size == HOPPER).items():
+        for name, run in runs(simt, _problem(size, inside), KERNELS.get(size)).items():
             run()
             counts[name] = simt.counters()["load_bytes"]
         loaded.append(counts)
@@ -76,28 +80,30 @@ def _problem(size: str, inside: bool) -> kernels.Problem:
     return problem
 
 
-def runs(simt, problem: kernels.Problem, hopper: bool) -> dict:
+def runs(simt, problem: kernels.Problem, which: str | None) -> dict:
     """Kernel -> a call of it."""
+    asked = {which: True} if which else {}
     dtype = kernels.dtype_of(problem.math)
     rows = problem.empty(problem.grad_out.permute(0, 2, 3, 1))
     weight = to_array(problem.weight, dtype)
     grad_out = to_array(problem.grad_out.permute(0, 2, 3, 1), dtype)
-    return {
+    calls = {
         "forward_kernel": lambda: simt.actpoint_forward(
             **problem.inputs(), weight=weight, bias=to_array(problem.bias, dtype), out=rows,
-            relu=True, hopper=hopper,
+            relu=True, **asked,
         ),
         "backward_kernel": lambda: simt.actpoint_backward(
             **problem.inputs(), grad_out=grad_out, weight=weight,
             grad_features=problem.empty(problem.features.permute(0, 2, 3, 1)),
             grad_offset=problem.empty(problem.offset), grad_mask=problem.empty(problem.logits),
-            deterministic=False, hopper=hopper,
+            deterministic=False, **asked,
         ),
         "weight_grad_kernel": lambda: simt.actpoint_weight_grad(
             **problem.inputs(), grad_out=grad_out, grad_weight=np.empty_like(weight),
-            grad_bias=problem.empty(problem.bias), hopper=hopper,
+            grad_bias=problem.empty(problem.bias), **asked,
         ),
     }  # fmt: skip
+    return {"backward_kernel": calls["backward_kernel"]} if which == "windowed" else calls
 
 
 def main() -> None:

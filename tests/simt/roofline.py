@@ -1,5 +1,5 @@
-"""What the aggregation's forward kernel moves and multiplies, counted by the emulator, and the
-times that this allows on GPUs that nobody asked.
+"""What the aggregation's kernels move and multiply, counted by the emulator, and the times that the
+forward's numbers allow on GPUs that nobody asked.
 
     make simt-budget
 
@@ -11,19 +11,22 @@ alike but at the borders.
 from dataclasses import dataclass
 
 import emulator
+import footprint
 import test_actpoint_kernels as kernels
 from arrays import to_array
 
 from ggnet._build import ROOT
 
 DOCUMENT = ROOT / "docs/roofline.md"
-START, END = "<!-- tests/simt/roofline.py -->\n", "<!-- end -->\n"
+START, END = "<!-- tests/simt/roofline.py: {} -->\n", "<!-- end -->\n"
 CHANNELS = OUTPUTS = 256
 POINTS, SIZE = 25, 128
 PIXELS = SIZE * SIZE
 PASS = 128  # bytes that shared memory passes a clock
 HOPPER = "bfloat16, Hopper's kernel"
 KINDS = {"bfloat16": "bfloat16", HOPPER: "bfloat16", "float32 in TF32": "tf32"}  # -> arithmetic
+# Of which footprint.runs knows the names.
+BACKWARDS = {"bfloat16": None, "bfloat16, sums in blocks": "windowed", HOPPER: "hopper"}
 
 
 @dataclass(frozen=True)
@@ -65,15 +68,28 @@ class Count:
     ideal_wavefronts: int  # without a bank conflict
 
 
-def count(simt, kind: str) -> Count:
-    math, hopper = KINDS[kind], kind == HOPPER
-    size = 2 if math == "bfloat16" else 4
-    rows, columns = 8, 16 if hopper else 8  # of a block's pixels
+def one_block(math: str, hopper: bool) -> tuple[kernels.Problem, int]:
+    """A problem of one block's pixels, and how many such blocks a map has."""
+    rows, columns = 8, 16 if hopper else 8
     # No padding: every point of the outputs lies inside, as nearly all of a large map do.
     shape = (1, CHANNELS, rows + 4, columns + 4, OUTPUTS, 5, (1, 0, 1), 0.1)
     kernels.CASES["roofline"] = shape
     problem = kernels.Problem("roofline", math, seed=0, base=False)
     del kernels.CASES["roofline"]
+    return problem, PIXELS // (rows * columns)
+
+
+def passes(counters: dict, wavefronts: str, hopper: bool) -> int:
+    """Of shared memory. What wgmma reads and bulk copies write is no access of a thread, and has
+    no conflicts."""
+    engines = counters["shared_async_bytes"] + counters["async_bytes"]
+    return counters[wavefronts] + (engines // PASS if hopper else 0)
+
+
+def count(simt, kind: str) -> Count:
+    math, hopper = KINDS[kind], kind == HOPPER
+    size = 2 if math == "bfloat16" else 4
+    problem, blocks = one_block(math, hopper)
     dtype = kernels.dtype_of(math)
     exact, _ = problem.exact()
     simt.configure()
@@ -82,21 +98,44 @@ def count(simt, kind: str) -> Count:
         bias=to_array(problem.bias, dtype), out=problem.empty(exact.permute(0, 2, 3, 1)),
     )  # fmt: skip
     c = simt.counters()
-    block = rows * columns
-    blocks = PIXELS // block
+    block = PIXELS // blocks
     weights = OUTPUTS * CHANNELS * POINTS * size
     corners, points = block * POINTS * 4 * CHANNELS * size, block * POINTS * 3 * size
-    # What wgmma reads and bulk copies write is no access of a thread, and has no conflicts.
-    engines = (c["shared_async_bytes"] + c["async_bytes"]) // PASS if hopper else 0
     return Count(
         flops=2 * c["mma_macs"] * blocks,
         compulsory=PIXELS * (CHANNELS + OUTPUTS + 3 * POINTS) * size + weights,
         loaded=c["load_bytes"] * blocks,
         one_gather=(corners + points + weights) * blocks,
         sectors=c["load_sectors"] * blocks,
-        wavefronts=(c["shared_wavefronts"] + engines) * blocks,
-        ideal_wavefronts=(c["shared_phases"] + engines) * blocks,
+        wavefronts=passes(c, "shared_wavefronts", hopper) * blocks,
+        ideal_wavefronts=passes(c, "shared_phases", hopper) * blocks,
     )
+
+
+def backward_table(simt) -> str:
+    """Of the gradients of features and points."""
+    found = {}
+    for kind, which in BACKWARDS.items():
+        problem, blocks = one_block("bfloat16", kind == HOPPER)
+        simt.configure(shared_limit=227 << 10)
+        footprint.runs(simt, problem, which)["backward_kernel"]()
+        c = simt.counters()
+        found[kind] = (
+            f"{2 * c['mma_macs'] * blocks / 1e9:.1f} G",
+            f"{c['load_bytes'] * blocks / 1e6:.0f} MB",
+            f"{passes(c, 'shared_wavefronts', kind == HOPPER) * blocks / 1e6:.1f} M",
+            f"{c['atomic_bytes'] * blocks / 1e6:.0f} MB",
+        )
+    names = (
+        "operations",
+        "bytes that the multiprocessors load",
+        "passes of shared memory",
+        "bytes added to global memory by atomics",
+    )
+    lines = ["|  | " + " | ".join(found) + " |", "|---|" + "--:|" * len(found)]
+    for name, row in zip(names, zip(*found.values(), strict=True), strict=True):
+        lines.append(f"| {name} | {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
 
 
 def tables(simt) -> str:
@@ -131,8 +170,11 @@ def tables(simt) -> str:
 
 def document(simt) -> str:
     """docs/roofline.md with the tables as they are now."""
-    before, rest = DOCUMENT.read_text().split(START)
-    return before + START + tables(simt) + END + rest.split(END)[1]
+    text = DOCUMENT.read_text()
+    for part, table in (("forward", tables(simt)), ("backward", backward_table(simt))):
+        before, rest = text.split(START.format(part))
+        text = before + START.format(part) + table + END + rest.split(END, 1)[1]
+    return text
 
 
 if __name__ == "__main__":

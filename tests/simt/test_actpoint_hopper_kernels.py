@@ -53,28 +53,7 @@ def test_forward_equals_reference(simt, problem, math):
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("math", MATHS)
 def test_backward_equals_reference(simt, problem, math, deterministic):
-    problem = problem(math, seed=12)
-    _, (features, offset, logits, weight, _) = problem.exact()
-    grad_out = to_array(problem.grad_out.permute(0, 2, 3, 1), math)
-    results = []
-    for run in RUNS if deterministic else RUNS[-2:]:
-        simt.configure(workers=2, **run)
-        got = [problem.empty(t) for t in (features.permute(0, 2, 3, 1), offset, logits)]
-        simt.actpoint_backward(
-            **problem.inputs(), grad_out=grad_out, weight=to_array(problem.weight, math),
-            grad_features=got[0], grad_offset=got[1], grad_mask=got[2],
-            deterministic=deterministic, hopper=True,
-        )  # fmt: skip
-        results.append(got)
-    tensors = [from_array(array, math) for array in results[0]]
-    tensors[0] = tensors[0].permute(0, 3, 1, 2)
-    for name, tensor, exact in zip(
-        ("features", "offset", "logits"), tensors, (features, offset, logits), strict=True
-    ):
-        assert portable.worst(tensor, exact) < 2 * MATRIX[math], name
-    if deterministic:
-        for got in results:
-            assert all(np.array_equal(a, b) for a, b in zip(got, results[0], strict=True))
+    portable.check_data_gradients(simt, problem(math, seed=12), deterministic, hopper=True)
 
 
 @pytest.mark.parametrize("math", MATHS)

@@ -121,6 +121,32 @@ def worst(got, exact):
     return (error / scale).max().item()
 
 
+def check_data_gradients(simt, problem, deterministic, **kernels):
+    """Of features and points, by the kernels named, against the reference."""
+    math = problem.math
+    _, (features, offset, logits, weight, _) = problem.exact()
+    grad_out = to_array(problem.grad_out.permute(0, 2, 3, 1), math)
+    results = []
+    for run in RUNS if deterministic else RUNS[-2:]:
+        simt.configure(workers=2, **run)
+        got = [problem.empty(t) for t in (features.permute(0, 2, 3, 1), offset, logits)]
+        simt.actpoint_backward(
+            **problem.inputs(), grad_out=grad_out, weight=to_array(problem.weight, math),
+            grad_features=got[0], grad_offset=got[1], grad_mask=got[2],
+            deterministic=deterministic, **kernels,
+        )  # fmt: skip
+        results.append(got)
+        tensors = [from_array(array, math) for array in got]
+        tensors[0] = tensors[0].permute(0, 3, 1, 2)
+        for name, tensor, exact in zip(
+            ("features", "offset", "logits"), tensors, (features, offset, logits), strict=True
+        ):
+            assert worst(tensor, exact) < 2 * MATRIX[math], name
+    if deterministic:
+        for got in results:
+            assert all(np.array_equal(a, b) for a, b in zip(got, results[0], strict=True))
+
+
 @pytest.mark.parametrize(("case", "math"), CASES_AND_MATHS)
 def test_forward_equals_reference(simt, case, math):
     problem = Problem(case, math, seed=1, relu=case == "odd")

@@ -1,4 +1,4 @@
-"""The Hopper kernels on the device, beside those of other devices on the same inputs."""
+"""Kernels that an environment variable chooses, beside those of any GPU on the same inputs."""
 
 import ctypes
 
@@ -16,12 +16,29 @@ SHAPES = [
 ]
 
 
+ANY = {"GGNET_HOPPER": "0", "GGNET_BLOCK_SUMS": "0"}
+CHOICES = {"hopper": {"GGNET_HOPPER": "1"}, "block sums": {**ANY, "GGNET_BLOCK_SUMS": "1"}}
+
+
+def choose(variables):
+    for name, value in variables.items():
+        LIBC.setenv(name.encode(), value.encode(), 1)
+
+
 @pytest.fixture(autouse=True)
-def hopper(device):
-    if torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("no Hopper GPU")
+def nothing_chosen(device):
     yield
-    LIBC.unsetenv(b"GGNET_HOPPER")
+    for name in ANY:
+        LIBC.unsetenv(name.encode())
+
+
+@pytest.fixture(params=CHOICES)
+def choice(request):
+    wanted = {"hopper": (9, 0), "block sums": (8, 0)}[request.param]
+    found = torch.cuda.get_device_capability()
+    if found < wanted or (request.param == "hopper" and found != wanted):
+        pytest.skip(f"a GPU of compute capability {found} has no such kernels")
+    return CHOICES[request.param]
 
 
 def gradients(leaves, seed):
@@ -32,7 +49,7 @@ def gradients(leaves, seed):
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_both_kinds_of_kernels_agree(device, shape, dtype, deterministic):
+def test_both_kinds_of_kernels_agree(device, choice, shape, dtype, deterministic):
     batch, channels, size, outputs, kernel, spread = shape
     generator = torch.Generator().manual_seed(5)
 
@@ -52,10 +69,11 @@ def test_both_kinds_of_kernels_agree(device, shape, dtype, deterministic):
     seed = random(batch, outputs, size, size)
     torch.use_deterministic_algorithms(deterministic)
     try:
+        choose(choice)
         ours = gradients(leaves, seed)
         if deterministic:
             assert all(map(torch.equal, ours, gradients(leaves, seed)))
-        LIBC.setenv(b"GGNET_HOPPER", b"0", 1)
+        choose(ANY)
         others = gradients(leaves, seed)
     finally:
         torch.use_deterministic_algorithms(False)
@@ -66,16 +84,24 @@ def test_both_kinds_of_kernels_agree(device, shape, dtype, deterministic):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "channels", "choice", "answer"),
+    ("dtype", "channels", "variables", "answer"),
     [
-        (torch.bfloat16, 64, "1", "Hopper's"),
-        (torch.float32, 64, "1", "those for any GPU: Hopper's compute bfloat16 and float16"),
-        (torch.float16, 60, "1", "those for any GPU: Hopper's want channels in multiples of 8"),
-        (torch.bfloat16, 64, "0", "those for any GPU: GGNET_HOPPER=0"),
+        (torch.bfloat16, 64, {}, "Hopper's"),
+        (torch.float32, 64, {}, "those for any GPU: Hopper's compute bfloat16 and float16"),
+        (torch.float16, 60, {}, "those for any GPU: Hopper's want channels in multiples of 8"),
+        (torch.bfloat16, 64, {"GGNET_HOPPER": "0"}, "those for any GPU: GGNET_HOPPER=0"),
+        (
+            torch.bfloat16,
+            64,
+            CHOICES["block sums"],
+            "those for any GPU: GGNET_HOPPER=0; the features' gradient summed in blocks first",
+        ),
     ],
 )
-def test_resolve_says_which_kernels_run(device, dtype, channels, choice, answer):
-    LIBC.setenv(b"GGNET_HOPPER", choice.encode(), 1)
+def test_resolve_says_which_kernels_run(device, dtype, channels, variables, answer):
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("no Hopper GPU")
+    choose(variables)
     features = torch.empty(1, channels, 4, 4, dtype=dtype, device=device)
     assert ops.resolve("deform_conv2d", features).kernels.startswith(answer)
     assert ops.resolve("topk_peaks", features).kernels is None
