@@ -259,6 +259,15 @@ class Trainer:
 
     def fit(self) -> Report | None:
         """Run to the last epoch and evaluate; see `train`."""
+        worker = self.worker
+        # From before the first checkpoint: whoever sees it may stop the run.
+        with StopRequest(worker.is_main, worker.echo_seconds) as stop:
+            try:
+                return self._fit(stop)
+            finally:
+                self._writer.wait()
+
+    def _fit(self, stop: StopRequest) -> Report | None:
         position, config, worker = self.position, self.config.train, self.worker
         if worker.is_main:
             self._open_run()
@@ -273,20 +282,17 @@ class Trainer:
             settings = self.config.model_dump(mode="json")
             board = Loggers(config.loggers, self.run, settings, first)
         self.console.print(self._headline(), soft_wrap=True, highlight=False)
-        stop = StopRequest(worker.is_main, worker.echo_seconds)
         steps = config.epochs * self.steps_per_epoch
         display = TrainingDisplay(self.console, steps, self.global_step)
         report = None
         try:
-            with stop:
-                while position.epoch < config.epochs:
-                    with display:
-                        self._train_epoch(stop, display, board)
-                    report = self._finish_epoch(stop, log, board)
+            while position.epoch < config.epochs:
+                with display:
+                    self._train_epoch(stop, display, board)
+                report = self._finish_epoch(stop, log, board)
         finally:
             if board:
                 board.close()
-            self._writer.wait()
         return report
 
     # -- an epoch ---------------------------------------------------------------------------------

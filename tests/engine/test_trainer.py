@@ -178,9 +178,10 @@ def test_interrupt_saves_and_says_how_to_go_on(finished, settings, tmp_path):
     assert_same_run(run, finished)
 
 
-@pytest.mark.parametrize("when", ["_train_epoch", "_evaluate"])
+@pytest.mark.parametrize("when", ["_headline", "_train_epoch", "_evaluate"])
 def test_terminate_between_steps(finished, settings, tmp_path, monkeypatch, when):
-    """SIGTERM just before the second epoch, or just before its evaluation."""
+    """SIGTERM when there is no more than the first checkpoint, just before the second epoch, or
+    just before its evaluation."""
     original, calls = getattr(Trainer, when), []
 
     def planted(self, *args):
