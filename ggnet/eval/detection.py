@@ -95,7 +95,8 @@ def read_detections(
             "list alone, each entry with a score"
         )
     if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path} has no list of boxes; expected COCO's format for results")
+        found = "is an empty list" if entries == [] else "has no list of boxes"
+        raise UserError(f"{path} {found}; expected boxes in COCO's format for results")
     images = {record.file_name: record.image_id for record in records}
     images |= {record.image_id: record.image_id for record in records}
     objects = {id_: index for index, id_ in enumerate(vocabulary.object_ids)}

@@ -67,9 +67,20 @@ def test_no_detections():
         )
 
 
-def test_the_form_of_annotations_is_named(tmp_path):
-    (tmp_path / "boxes.json").write_text(json.dumps({"images": [], "annotations": []}))
-    with pytest.raises(UserError, match="COCO's format for annotations; expected its format for"):
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            {"images": [], "annotations": []},
+            "is in COCO's format for annotations; expected its format for",
+        ),
+        ([], "is an empty list; expected boxes"),
+        ({}, "has no list of boxes; expected boxes"),
+    ],
+)
+def test_what_is_no_list_of_results_is_named(tmp_path, content, says):
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"boxes.json {says}"):
         read_detections(tmp_path / "boxes.json", [RECORD], VOCABULARY)
 
 
