@@ -310,12 +310,13 @@ __global__ void __launch_bounds__(kThreads)
   packed[i] = from_float<T>(value);
 }
 
-// Outputs of a block, 64, 128 or 256: as many as there are, so that no sample is gathered twice,
-// and as few as the device's shared memory wants; bytes(tile) says how much of it a tile takes.
+// Outputs of a block, 64, 128 or 256: as many as there are, so that no sample is gathered twice.
+inline int outputs_of_block(int outputs) { return outputs <= 64 ? 64 : outputs <= 128 ? 128 : 256; }
+// And as few as the device's shared memory wants; bytes(tile) says how much of it a tile takes.
 template <class F>
 int outputs_tile(int outputs, F bytes) {
   const int limit = shared_memory_limit();
-  int tile = outputs <= 64 ? 64 : outputs <= 128 ? 128 : 256;
+  int tile = outputs_of_block(outputs);
   while (tile > 64 && bytes(tile) > limit) tile /= 2;
   return tile;
 }

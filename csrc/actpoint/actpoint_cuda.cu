@@ -254,8 +254,8 @@ class CudaCall {
     }
     if constexpr (sizeof(T) == 2) {
       if (block_sums_wanted() && deform::windowed::can_backward<T>(b)) {
-        const Tensor packed = pack<T, kMath>(deform::windowed::outputs_of_block(b.shape),
-                                             deform::Walk::kPointsOfSlice);
+        const Tensor packed =
+            pack<T, kMath>(deform::outputs_of_block(b.shape.outputs), deform::Walk::kPointsOfSlice);
         const Tensor dots = floats(deform::windowed::dots_size(b.shape));
         b.weight = packed.const_data_ptr();
         return deform::windowed::backward<T>(b, write<float>(dots), device_.stream);

@@ -58,17 +58,13 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 inline int slices_of(const DeformShape& s) { return (s.channels + kPanel - 1) / kPanel; }
-// Outputs of a block.
-inline int outputs_of_block(const DeformShape& s) {
-  return s.outputs <= 64 ? 64 : s.outputs <= 128 ? 128 : 256;
-}
 inline long long packed_size(const DeformShape& s) {
   return static_cast<long long>(slices_of(s)) * s.kernel_h * s.kernel_w *
-         round_up(s.outputs, outputs_of_block(s)) * kPanel;
+         round_up(s.outputs, outputs_of_block(s.outputs)) * kPanel;
 }
 template <class T, bool kBackward>
 void pack(const DeformShape& s, const void* weight, void* packed, void* stream) {
-  const int rows = round_up(s.outputs, outputs_of_block(s));
+  const int rows = round_up(s.outputs, outputs_of_block(s.outputs));
   GGNET_LAUNCH((pack_kernel<T, kBackward>), dim3(slices_of(s) * rows * kPanel / kBlock),
                dim3(kBlock), 0, stream, static_cast<const T*>(weight), static_cast<T*>(packed),
                s.outputs, s.channels, s.kernel_h * s.kernel_w, rows);

@@ -428,7 +428,7 @@ template <class T>
 void backward(const DeformDataGradParams& p, float* dots, void* stream) {
   const DeformShape& s = p.shape;
   if (s.batch == 0) return;
-  with_tile(outputs_of_block(s), [&](auto n) {
+  with_tile(outputs_of_block(s.outputs), [&](auto n) {
     GGNET_LAUNCH((backward_kernel<T, n()>), dim3(s.batch * Tiles::of_image(s)),
                  dim3(kThreadsOfRoles), backward_bytes<n()>(), stream, p, dots);
   });

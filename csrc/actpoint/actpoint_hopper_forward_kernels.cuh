@@ -142,9 +142,9 @@ __global__ void __launch_bounds__(kThreadsOfRoles, 1)
 template <class T>
 bool can_forward(const DeformForwardParams& p) {
   const DeformShape& s = p.shape;
-  return can(s, p.features) && aligned16(p.bias) && with_tile(outputs_of_block(s), [&](auto n) {
-           return forward_stages<n()>(s.kernel_h * s.kernel_w) > 0;
-         });
+  return can(s, p.features) && aligned16(p.bias) &&
+         with_tile(outputs_of_block(s.outputs),
+                   [&](auto n) { return forward_stages<n()>(s.kernel_h * s.kernel_w) > 0; });
 }
 
 // The weight is packed by pack<T, false>.
@@ -152,7 +152,7 @@ template <class T>
 void forward(const DeformForwardParams& p, void* stream) {
   const DeformShape& s = p.shape;
   if (s.batch == 0 || s.outputs == 0) return;
-  with_tile(outputs_of_block(s), [&](auto n) {
+  with_tile(outputs_of_block(s.outputs), [&](auto n) {
     const int points = s.kernel_h * s.kernel_w, stages = forward_stages<n()>(points);
     GGNET_LAUNCH((forward_kernel<T, n()>),
                  dim3(s.batch * Tiles::of_image(s), (s.outputs + n() - 1) / n()),

@@ -196,7 +196,7 @@ inline int weight_grad_splits(const DeformShape& s) {
 template <class T>
 void weight_grad(const DeformWeightGradParams& p, void* stream) {
   const DeformShape& s = p.shape;
-  with_tile(outputs_of_block(s), [&](auto n) {
+  with_tile(outputs_of_block(s.outputs), [&](auto n) {
     if constexpr (n() >= 128)
       GGNET_LAUNCH(
           (weight_grad_kernel<T, n()>),

@@ -167,7 +167,7 @@ void actpoint_backward(const std::string& math, const py::dict& shape, const py:
       if constexpr (sizeof(T) == 2) {
         if (windowed) {
           if (!windowed::can_backward<T>(b)) return false;
-          const int tile = windowed::outputs_of_block(b.shape);
+          const int tile = outputs_of_block(b.shape.outputs);
           Aligned<T> packed(packed_weight_size<T>(b.shape, tile));
           pack_weight<T, m()>(b.shape, tile, Walk::kPointsOfSlice, w, packed.memory, nullptr);
           b.weight = packed.memory;

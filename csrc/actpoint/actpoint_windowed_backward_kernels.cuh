@@ -82,14 +82,14 @@ __global__ void __launch_bounds__(kThreads, 2)
     Placement at{};
     int iy = 0, ix = 0;
     if (in_map(s, cell)) at = place<T>(p, cell, k, read_point<T>(p, cell, k), iy, ix);
-    auto near = [](int cells, int size) {
+    auto clamped = [](int cells, int size) {
       return (cells < -kFarCell ? -kFarCell : cells > size ? size : cells) + kFarCell;
     };
     const int slot = (number & 1) * kPixels + threadIdx.x;
     const TileWindow around(s, tile_here());
     placements[slot] = at;
     in_window[slot] =
-        near(iy - around.top, around.kHeight) << 16 | near(ix - around.left, around.kWidth);
+        clamped(iy - around.top, around.kHeight) << 16 | clamped(ix - around.left, around.kWidth);
   };
   const unsigned char* source = static_cast<const unsigned char*>(p.weight);
   auto fetch_weights = [&](int step) {
@@ -186,8 +186,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         const float share_of_row = __shfl_sync(0xffffffffu, share, from);
         const int cell_of_row = __shfl_sync(0xffffffffu, cell, from);
         if (element < s.channels)
-          sums.add(cell_of_row * s.channels + element,
-                   share_of_row * columns[column_slot(half * 32 + from, lane)]);
+          sums.add(cell_of_row * s.channels + element, share_of_row * column_at(half * 32 + from));
       }
     }
   };
@@ -295,17 +294,12 @@ inline long long dots_size(const DeformShape& s) {
                                     s.kernel_w * kPointGrads * kPixels;
 }
 
-// Outputs of a block.
-inline int outputs_of_block(const DeformShape& s) {
-  return s.outputs <= 64 ? 64 : s.outputs <= 128 ? 128 : 256;
-}
-
 // What the kernel can do; backward_kernel does the rest.
 template <class T>
 bool can_backward(const DeformDataGradParams& p) {
   const DeformShape& s = p.shape;
   bool fits = false;
-  with_tile(outputs_of_block(s),
+  with_tile(outputs_of_block(s.outputs),
             [&](auto n) { fits = shared_bytes<n()>() <= shared_memory_limit(); });
   return fits && s.groups == 1 && s.offset_groups == 1 && s.outputs <= 256 &&
          features_aligned<T>(p, division_of(s));
@@ -317,7 +311,7 @@ void backward(const DeformDataGradParams& p, float* dots, void* stream) {
   const DeformShape& s = p.shape;
   const int blocks = s.batch * Tiles::of_image(s);
   if (blocks == 0) return;
-  with_tile(outputs_of_block(s), [&](auto n) {
+  with_tile(outputs_of_block(s.outputs), [&](auto n) {
     GGNET_LAUNCH((backward_kernel<T, n()>), dim3(blocks), dim3(kThreads), shared_bytes<n()>(),
                  stream, p, dots);
   });
