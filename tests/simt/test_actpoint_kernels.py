@@ -123,25 +123,25 @@ def worst(got, exact):
 
 def check_data_gradients(simt, problem, deterministic, **kernels):
     """Of features and points, by the kernels named, against the reference."""
-    math = problem.math
-    _, (features, offset, logits, weight, _) = problem.exact()
-    grad_out = to_array(problem.grad_out.permute(0, 2, 3, 1), math)
+    _, (features, offset, logits, *_) = problem.exact()
+    dtype = dtype_of(problem.math)
+    grad_out = to_array(problem.grad_out.permute(0, 2, 3, 1), dtype)
     results = []
     for run in RUNS if deterministic else RUNS[-2:]:
         simt.configure(workers=2, **run)
         got = [problem.empty(t) for t in (features.permute(0, 2, 3, 1), offset, logits)]
         simt.actpoint_backward(
-            **problem.inputs(), grad_out=grad_out, weight=to_array(problem.weight, math),
+            **problem.inputs(), grad_out=grad_out, weight=to_array(problem.weight, dtype),
             grad_features=got[0], grad_offset=got[1], grad_mask=got[2],
             deterministic=deterministic, **kernels,
         )  # fmt: skip
         results.append(got)
-        tensors = [from_array(array, math) for array in got]
+        tensors = [from_array(array, dtype) for array in got]
         tensors[0] = tensors[0].permute(0, 3, 1, 2)
         for name, tensor, exact in zip(
             ("features", "offset", "logits"), tensors, (features, offset, logits), strict=True
         ):
-            assert worst(tensor, exact) < 2 * MATRIX[math], name
+            assert worst(tensor, exact) < 2 * MATRIX[problem.math], name
     if deterministic:
         for got in results:
             assert all(np.array_equal(a, b) for a, b in zip(got, results[0], strict=True))
@@ -168,35 +168,26 @@ def test_forward_equals_reference(simt, case, math):
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize(("case", "math"), CASES_AND_MATHS)
 def test_backward_equals_reference(simt, case, math, deterministic):
+    check_data_gradients(simt, Problem(case, math, seed=2), deterministic)
+
+
+@pytest.mark.parametrize(("case", "math"), CASES_AND_MATHS)
+def test_weight_gradient_equals_reference(simt, case, math):
     problem = Problem(case, math, seed=2)
-    _, (features, offset, logits, weight, bias) = problem.exact()
+    *_, weight, bias = problem.exact()[1]
     grad_out = to_array(problem.grad_out.permute(0, 2, 3, 1), dtype_of(math))
     results = []
-    for run in RUNS if deterministic else RUNS[-2:]:
+    for run in RUNS:
         simt.configure(workers=2, **run)
-        got = [problem.empty(t) for t in (features.permute(0, 2, 3, 1), offset, logits)]
-        simt.actpoint_backward(
-            **problem.inputs(), grad_out=grad_out, weight=to_array(problem.weight, dtype_of(math)),
-            grad_features=got[0], grad_offset=got[1], grad_mask=got[2],
-            deterministic=deterministic,
-        )  # fmt: skip
-        got += [problem.empty(weight), problem.empty(bias)]
+        got = [problem.empty(weight), problem.empty(bias)]
         simt.actpoint_weight_grad(
-            **problem.inputs(), grad_out=grad_out, grad_weight=got[3], grad_bias=got[4]
+            **problem.inputs(), grad_out=grad_out, grad_weight=got[0], grad_bias=got[1]
         )
         results.append(got)
-        tensors = [from_array(array, dtype_of(math)) for array in got]
-        tensors[0] = tensors[0].permute(0, 3, 1, 2)
-        for name, tensor, exact in zip(
-            ("features", "offset", "logits", "weight", "bias"),
-            tensors,
-            (features, offset, logits, weight, bias),
-            strict=True,
-        ):
-            assert worst(tensor, exact) < 2 * MATRIX[math], name
-    if deterministic:
-        for got in results:
-            assert all(np.array_equal(a, b) for a, b in zip(got, results[0], strict=True))
+    for array, exact in zip(results[0], (weight, bias), strict=True):
+        assert worst(from_array(array, dtype_of(math)), exact) < 2 * MATRIX[math]
+    for got in results:
+        assert all(np.array_equal(a, b) for a, b in zip(got, results[0], strict=True))
 
 
 @pytest.mark.parametrize("mask", ["factors", "none"])
