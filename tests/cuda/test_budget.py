@@ -100,7 +100,7 @@ def test_two_blocks_that_sum_in_windows_fit_every_device(measured):
             dynamic = simt.actpoint_shared_bytes("bfloat16", int(m[3]), 25)[m[1]]
             assert static.blocks_per_multiprocessor(kernels[name], arch, dynamic) >= 2, (arch, name)
             assert kernels[name].hmma > 0, (arch, name)
-            assert kernels[name].load128 >= 8, (arch, name)  # corners, weights
+            assert kernels[name].load128 > 4, (arch, name)  # four corners, weights
 
 
 def test_numbers_are_those_of_the_budget(measured):
