@@ -9,8 +9,8 @@ from torch import Tensor
 from ggnet import reference
 from ggnet.ops import _check, _composite, _layout
 from ggnet.ops._autocast import register_autocast
+from ggnet.ops._autograd import refuse_double_backward, register_autograd
 from ggnet.ops._backend import resolve_operator, tf32_allowed
-from ggnet.ops._double_backward import refuse_double_backward
 from ggnet.ops._wanted import Wanted, wanted_bits
 
 
@@ -193,9 +193,7 @@ def register(namespace: str) -> None:
     torch.library.register_fake(f"{namespace}::deform_conv2d", _fake)
     torch.library.register_fake(f"{namespace}::deform_conv2d_backward", _fake_backward)
     backward = partial(_backward, getattr(torch.ops, namespace).deform_conv2d_backward)
-    torch.library.register_autograd(
-        f"{namespace}::deform_conv2d", backward, setup_context=_setup_context
-    )
+    register_autograd(namespace, "deform_conv2d", backward, _setup_context)
     refuse_double_backward(namespace, "deform_conv2d", "deform_conv2d_backward")
     register_autocast(namespace, "deform_conv2d")
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ggnet import reference
 from ggnet.ops import _check, _composite, _layout
+from ggnet.ops._autograd import refuse_double_backward, register_autograd
 from ggnet.ops._backend import resolve_operator
-from ggnet.ops._double_backward import refuse_double_backward
 
 
 def hna_loss(
@@ -157,9 +157,7 @@ def register(namespace: str) -> None:
     torch.library.register_fake(f"{namespace}::hna_loss_gradient", _fake_gradient)
     torch.library.register_fake(f"{namespace}::hna_loss_backward", _fake_backward)
     torch.library.register_fake(f"{namespace}::hna_loss_backward_", _fake_backward_)
-    torch.library.register_autograd(
-        f"{namespace}::hna_loss", partial(_backward, operators), setup_context=_setup_context
-    )
+    register_autograd(namespace, "hna_loss", partial(_backward, operators), _setup_context)
     for derivative in ("hna_loss_gradient", "hna_loss_backward"):
         refuse_double_backward(namespace, "hna_loss", derivative)
 

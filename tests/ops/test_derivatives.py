@@ -266,6 +266,31 @@ def test_backward_through_vmap():
     assert_equal(*grads)
 
 
+BARE = {
+    "hna_loss": lambda x: torch.ops.ggnet.hna_loss(
+        x, torch.zeros_like(x), 2.0, 7.0, 4.0, 1e-4, True
+    )[0],
+    "deform_conv2d": lambda x: torch.ops.ggnet.deform_conv2d(
+        x, torch.zeros(1, 18, 5, 5), torch.ones(3, 2, 3, 3), None, 1, 1, 1, 1, 1, 1, None
+    ),
+    "actpoint_aggregate": lambda x: torch.ops.ggnet.actpoint_aggregate(
+        x, torch.zeros(1, 27, 5, 5), torch.ones(3, 2, 3, 3)
+    ),
+}
+
+
+@pytest.mark.parametrize("op", BARE)
+def test_forward_mode_of_the_bare_operator_is_refused(op):
+    """Torch itself gives a tangent of zero where no input needs a gradient."""
+    x = torch.ones(1, 2, 5, 5)
+    with pytest.raises(RuntimeError, match=f"torch.ops.ggnet.{op} has no forward mode"):
+        func.jvp(BARE[op], (x,), (x,))
+    with forward_ad.dual_level():
+        BARE[op](x)  # no tangent, no refusal
+        with pytest.raises(RuntimeError, match="no forward mode"):
+            BARE[op](forward_ad.make_dual(x, x))
+
+
 def test_forward_mode_in_an_autocast_region():
     features, points, weight = (t.float() for t in ACTPOINT[:3])
     with torch.autocast("cpu", torch.bfloat16):
