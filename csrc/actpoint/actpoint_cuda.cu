@@ -322,8 +322,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
 std::string actpoint_kernels(int64_t device, bool half, int64_t channels) {
   const torch::stable::accelerator::DeviceGuard guard(static_cast<int32_t>(device));
   const Code code = code_of_device();
-  const auto others = [half](const std::string& why) {
-    const bool sums = half && block_sums_wanted();
+  const auto others = [half, channels](const std::string& why) {
+    const bool sums = half && channels % 8 == 0 && block_sums_wanted();
     return "those for any GPU: " + why +
            (sums ? "; the features' gradient summed in blocks first: GGNET_BLOCK_SUMS=1" : "");
   };

@@ -17,7 +17,7 @@ class _Library(torch.library.Library):
     def impl(self, op_name: str, fn: Callable, dispatch_key: str = "", **options: bool) -> None:
         operator = f"{self.ns}.{op_name.rpartition('::')[2]}"
 
-        def refusing(keyset, *args, **kwargs):
+        def refusing(*args, **kwargs):
             if forward_ad._current_level >= 0:
                 for value in (*args, *kwargs.values()):
                     if isinstance(value, Tensor) and _has_tangent(value):
@@ -25,10 +25,8 @@ class _Library(torch.library.Library):
                             f"torch.ops.{operator} has no forward mode; the functions of ggnet.ops "
                             "have it"
                         )
-            return fn(keyset, *args, **kwargs)
+            return fn(*args, **kwargs)
 
-        assert dispatch_key == "Autograd"
-        assert options == {"with_keyset": True}
         super().impl(op_name, refusing, dispatch_key, **options)
 
 
