@@ -34,10 +34,13 @@ class RowResult:
     def spread(self) -> Spread:
         return spread(list(self.scores.values()))
 
+    def errors(self, cause: str) -> dict[int, int]:
+        """Seed -> number of detections with that cause."""
+        return {seed: run["errors"][cause] for seed, run in sorted(self.runs.items())}
+
     def mean_errors(self) -> dict[str, float]:
         """Cause -> mean count."""
-        runs = self.runs.values()
-        return {cause: sum(r["errors"][cause] for r in runs) / len(runs) for cause in CAUSES}
+        return {cause: spread(list(self.errors(cause).values())).mean for cause in CAUSES}
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Comparison:
     row: str
     against: str
     here: Difference
-    paper: dict[str, float]  # the same difference there
+    errors: dict[str, Difference]  # cause -> of the counts
+    paper: dict[str, float]  # the same difference as `here`
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,10 @@ class TableResult:
                 row.name,
                 other,
                 paired_difference(row.scores, found[other].scores),
+                {
+                    cause: paired_difference(row.errors(cause), found[other].errors(cause))
+                    for cause in CAUSES
+                },
                 {
                     name: row.row.paper[name] - found[other].row.paper[name]
                     for name in self.table.columns
@@ -111,7 +119,7 @@ def write(study: Study, result: TableResult, command: str) -> None:
 
 
 def markdown(study: Study, result: TableResult, command: str) -> str:
-    """The table, its paired differences and the causes of errors, as Markdown."""
+    """The table, the causes of errors, and the paired differences of both, as Markdown."""
     columns = result.table.columns
     parts = [
         f"# {result.name}: {result.table.about}",
@@ -164,6 +172,21 @@ def markdown(study: Study, result: TableResult, command: str) -> str:
             ],
         ),
     ]
+    if result.comparisons:
+        parts += [
+            "Paired differences of these counts, with intervals as above; bold without zero:",
+            _markdown_table(
+                ["row", "against", *CAUSES],
+                [
+                    [
+                        comparison.row,
+                        comparison.against,
+                        *(_count(difference) for difference in comparison.errors.values()),
+                    ]
+                    for comparison in result.comparisons
+                ],
+            ),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -210,12 +233,18 @@ def _to_dict(study: Study, result: TableResult, command: str) -> dict[str, Any]:
             {
                 "row": comparison.row,
                 "against": comparison.against,
-                **{key: _plain(value) for key, value in asdict(comparison.here).items()},
-                "here": comparison.here.verdict,
+                **_difference(comparison.here),
+                "errors": {cause: _difference(it) for cause, it in comparison.errors.items()},
                 "paper": comparison.paper,
             }
             for comparison in result.comparisons
         ],
+    }
+
+
+def _difference(difference: Difference) -> dict[str, Any]:
+    return {key: _plain(value) for key, value in asdict(difference).items()} | {
+        "here": difference.verdict
     }
 
 
@@ -228,6 +257,14 @@ def _interval(difference: Difference) -> str:
     if math.isinf(difference.low):
         return "-"
     return f"{difference.low:+.2f} to {difference.high:+.2f}"
+
+
+def _count(difference: Difference) -> str:
+    mean = f"{difference.mean:+.0f}"
+    if difference.verdict != "cannot tell":
+        mean = f"**{mean}**"
+    half = difference.high - difference.mean
+    return mean if math.isinf(half) else f"{mean} ± {half:.0f}"
 
 
 def _number(value: float | None, style: str = "") -> str:

@@ -79,6 +79,40 @@ def test_what_is_here_stays(theirs, here, tiny, tmp_path):
     assert rows_of(out)["lambda0.5"]["mean"] == 99
 
 
+def test_differences_of_the_causes(theirs, here, tiny, tmp_path):
+    """Of two seeds: Student's t of one degree of freedom is 12.706 at 97.5 %, and the error half
+    the difference between the two."""
+
+    def counts(values):
+        one, other = (values["rows"][f"lambda{weight}"]["runs"] for weight in (0.1, 0.5))
+        for runs in (one, other):
+            runs["317"]["errors"] = dict.fromkeys(runs["317"]["errors"], 50)
+            runs["318"] = json.loads(json.dumps(runs["317"]))
+        other["317"]["errors"] |= {"wrong verb": 60, "wrong pairing": 10, "duplicate": 51}
+        other["318"]["errors"] |= {"wrong verb": 64, "wrong pairing": 8, "duplicate": 51}
+
+    out = tmp_path / "mine"
+    take = ("--take", changed(theirs, counts, tmp_path))
+    assert ablate("table7", out, *ROWS, "--seeds", 2, *tiny, *take) == 0
+    page = (out / "table7.md").read_text().splitlines()
+    columns, _, differences = (line.strip("| ").split(" | ") for line in page[-3:])
+    expected = dict.fromkeys(columns[2:], "+0 ± 0") | {
+        "row": "lambda0.5",
+        "against": "lambda0.1",
+        "wrong verb": "+12 ± 25",
+        "wrong pairing": "**-41** ± 13",
+        "duplicate": "**+1** ± 0",
+    }
+    assert dict(zip(columns, differences, strict=True)) == expected
+    [compared] = json.loads((out / TABLE).read_text())["comparisons"]
+    found = compared["errors"]["wrong pairing"]
+    assert (found["count"], found["mean"], found["here"]) == (2, -41, "lower")
+    assert found["high"] == pytest.approx(-41 + 12.7062, abs=1e-4)
+
+    assert ablate("table7", tmp_path / "one", *ROWS, "--seeds", 1, *tiny) == 0  # no intervals
+    assert " ± " not in (tmp_path / "one" / "table7.md").read_text().splitlines()[-1]
+
+
 def test_weights_are_not_taken_from_a_run_without(here, trained, tiny, tmp_path, capsys):
     """A row that differs in its evaluation alone is trained here, and its time is told so."""
     one = ("--rows", "focal", "--seeds", 1, *tiny)
