@@ -260,7 +260,7 @@ def _interval(difference: Difference) -> str:
 
 
 def _count(difference: Difference) -> str:
-    mean = f"{difference.mean:+.0f}"
+    mean = f"{round(difference.mean):+}"  # no -0
     if difference.verdict != "cannot tell":
         mean = f"**{mean}**"
     half = difference.high - difference.mean
