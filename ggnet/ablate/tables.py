@@ -172,7 +172,7 @@ HNA = Table(
             f"{name}-{epochs}epochs": Row(
                 settings | {"train.epochs": epochs},
                 {},
-                () if name == "focal" else (f"focal-{epochs}epochs",),
+                (name,) if name == "focal" else (f"focal-{epochs}epochs", name),
             )
             for epochs in (16, 32)
             for name, settings in (("focal", GGNET | FOCAL), ("beta4", _hna(4)), ("beta7", _hna(7)))
