@@ -1,7 +1,7 @@
 """The gaze steps at some cells only (`eval.gaze_cells`): what that saves, and what it loses.
 
-    python -m bench.sparse --run runs/demo                       both networks
-    python -m bench.sparse --publish bench/results/sparse.json   table and picture of docs/paper.md
+    python -m bench.sparse --run runs/demo                         both networks
+    python -m bench.sparse --publish bench/results/sparse-*.json   page and picture of docs/paper.md
 
 Against the number of cells: the demo's mAP on its test split, the share of the 100 best triplets
 that stay (same verb, object class and boxes), and the time of one image, in rounds with the dense
@@ -50,27 +50,28 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--budget", type=float, default=300.0, help="seconds for the times")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/sparse.json"))
-    parser.add_argument("--publish", type=Path, help="write this file's table, and stop")
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench/results"), help="folder of sparse-NETWORK.json"
+    )
+    parser.add_argument("--publish", type=Path, nargs="+", help="write these files' page, and stop")
     options = parser.parse_args()
     if options.publish:
-        results = json.loads(options.publish.read_text())
-        replace_between(PAGE, BEGIN, markdown(results))
-        draw(results, PICTURE)
+        found = [json.loads(path.read_text()) for path in options.publish]
+        replace_between(PAGE, BEGIN, "".join(map(markdown, found)) + "\n")
+        draw(found, PICTURE)
         return 0
     if "demo" in options.network and options.run is None:
         parser.error("the demo's network needs --run, the folder of `ggnet demo`")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     options.device, options.cpu_time = "cpu", False
-    results = {"machine": machine(options), "rows": []}
+    options.out.mkdir(parents=True, exist_ok=True)
     for name in options.network:
         rows = demo(options) if name == "demo" else hourglass(options)
-        results["rows"] += [{"network": name, **row} for row in rows]
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(options.out, "w") as file:
+        results = {"machine": machine(options), "network": name, "rows": rows}
+        with atomic_write(options.out / f"sparse-{name}.json", "w") as file:
             json.dump(results, file, indent=1)
-    print(markdown(results))
+        print(markdown(results))
     return 0
 
 
@@ -178,28 +179,22 @@ def markdown(results: dict) -> str:
     for row in results["rows"]:
         cells = f"{row['cells']} of {row['of']}" if row["cells"] else f"all {row['of']}"
         ap = f"{row['ap']:.2f}" if "ap" in row else ""
-        ratio = row["seconds"] / dense_of(results, row)["seconds"]
+        ratio = row["seconds"] / results["rows"][0]["seconds"]
         lines.append(
-            f"| {row['network']} | {cells} | {ap} | {row['overlap']:.3f} | "
+            f"| {results['network']} | {cells} | {ap} | {row['overlap']:.3f} | "
             f"{milliseconds(row['seconds'])} | {ratio:.2f} |"
         )
-    return "\n".join(["", *lines, "", ""])
+    return "\n".join(["", *lines, ""])
 
 
-def dense_of(results: dict, row: dict) -> dict:
-    rows = results["rows"]
-    return next(r for r in rows if r["network"] == row["network"] and r["cells"] is None)
-
-
-def draw(results: dict, path: Path) -> None:
+def draw(found: list[dict], path: Path) -> None:
     """The shares that stay, and the time, against the share of the cells."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.2), layout="constrained")
-    names = list(dict.fromkeys(row["network"] for row in results["rows"]))
-    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    for name, plot in zip(names, axes, strict=True):
-        rows = [row for row in results["rows"] if row["network"] == name]
+    axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    for results, plot in zip(found, axes, strict=True):
+        rows = results["rows"]
         share = [(row["cells"] or row["of"]) / row["of"] for row in rows]
         dense = rows[0]
         if "ap" in dense:
@@ -207,7 +202,7 @@ def draw(results: dict, path: Path) -> None:
         plot.plot(share, [row["overlap"] for row in rows], "C1s-", label="overlap of the top 100")
         plot.plot(share, [row["seconds"] / dense["seconds"] for row in rows], "C2^-", label="time")
         plot.set_xscale("log", base=2)
-        plot.set_title(f"{name}, {dense['of']} cells", fontsize=10)
+        plot.set_title(f"{results['network']}, {dense['of']} cells", fontsize=10)
         plot.set_xlabel("share of the cells at which it gazes")
         plot.set_ylim(0, 1.4)
         plot.grid(alpha=0.3)

@@ -77,7 +77,9 @@ class LossConfig(_Section):
 
     interaction: Literal["hna", "focal"] = "hna"
     alpha: float = Field(2.0, ge=0)
-    beta: float = Field(7.0, ge=0, description="power of a hard negative's weight (Table 6)")
+    beta: float = Field(
+        7.0, ge=0, description="power of the weight of a hard negative's center (Table 6)"
+    )
     beta_ramp: float = Field(
         0.0, ge=0, le=1, description="share of the training over which beta grows from 0"
     )

@@ -70,14 +70,14 @@ def test_no_pairs_cross(plain, tmp_path, monkeypatch):
 
 
 def test_the_curve_of_sparse_gaze(plain, tmp_path, monkeypatch):
-    page, out = tmp_path / "paper.md", tmp_path / "sparse.json"
+    page, out = tmp_path / "paper.md", tmp_path / "sparse-demo.json"
     page.write_text(f"before\n{sparse.BEGIN}\nold\n{END}after\n")
     monkeypatch.setattr(sparse, "PAGE", page)
     monkeypatch.setattr(sparse, "PICTURE", tmp_path / "curve.png")
     monkeypatch.setattr(sparse, "IMAGES", 1)
     config = load_config("demo", [f"data.root={plain.root}", "model.width=16"])
     save_untrained(tmp_path / "run", config, plain.vocabulary)
-    few = ["--repeats", "3", "--out", str(out)]
+    few = ["--repeats", "3", "--out", str(tmp_path)]
     monkeypatch.setattr(
         sys, "argv", ["sparse", "--run", str(tmp_path / "run"), "--network", "demo", *few]
     )
