@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--size", type=int, default=512, help="side of hourglass104's input")
     parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--budget", type=float, default=300.0, help="seconds for the times")
     parser.add_argument(
         "--out", type=Path, default=Path("bench/results"), help="folder of sparse-NETWORK.json"
