@@ -1,6 +1,7 @@
 """`ggnet ablate --take`: the results of another machine's study."""
 
 import json
+from copy import deepcopy
 
 import pytest
 from ablate_command import ablate, boxes_of_the_test_images
@@ -87,7 +88,7 @@ def test_differences_of_the_causes(theirs, here, tiny, tmp_path):
         one, other = (values["rows"][f"lambda{weight}"]["runs"] for weight in (0.1, 0.5))
         for runs in (one, other):
             runs["317"]["errors"] = dict.fromkeys(runs["317"]["errors"], 50)
-            runs["318"] = json.loads(json.dumps(runs["317"]))
+            runs["318"] = deepcopy(runs["317"])
         other["317"]["errors"] |= {"wrong verb": 60, "wrong pairing": 10, "duplicate": 51}
         other["318"]["errors"] |= {"wrong verb": 64, "wrong pairing": 8, "duplicate": 51}
 
