@@ -152,6 +152,23 @@ def test_filters(visit, predicted, awkward):
     assert scores == sorted(scores, reverse=True)
 
 
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+def test_pointing_at_a_hoi_moves_nothing(visit, predicted, size):
+    """At the page's end, where the rows under a pointer would change with the page's height."""
+    tab = visit(predicted, size)
+    height = "document.documentElement.scrollHeight"
+    first = tab.evaluate(height)
+    rows = tab.locator("#class-table tbody tr").all()
+    assert rows
+    for row in rows:
+        row.hover()
+        name = row.locator("th").inner_text()
+        shown = tab.locator("#class-curve figcaption")
+        assert shown.inner_text() == shown.get_attribute("title")
+        assert shown.inner_text() == f"Precision over recall of {name}"
+        assert tab.evaluate(height) == first
+
+
 def test_names_are_shown_as_they_are(visit, predicted, awkward):
     tab = visit(predicted)
     vocabulary = awkward.dataset.vocabulary

@@ -68,7 +68,7 @@ function plot(description) {
     );
   }
   const title = description.title + (description.y.name ? ` (${description.y.name})` : "");
-  return element("figure", { class: "plot" }, element("figcaption", {}, title), legend, drawing);
+  return element("figure", { class: "plot" }, element("figcaption", { title }, title), legend, drawing);
 }
 
 const colorOf = (line, number) => (line.main ? "c9" : `c${number % PALETTE}`);

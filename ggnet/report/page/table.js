@@ -50,7 +50,7 @@ function classTable({ columns, rows, curves }, choosePair) {
     if (!recall) return;
     items.forEach((item) => item.line.classList.toggle("current", item.number === number));
     const description = {
-      title: `${rows[number][0]}: precision over recall`,
+      title: `Precision over recall of ${rows[number][0]}`,
       x: { name: "recall", from: 0, to: 1 },
       y: { name: "", from: 0, to: 1 },
       lines: [{ name: "precision", x: recall, y: precision }],
