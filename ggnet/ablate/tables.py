@@ -172,10 +172,14 @@ HNA = Table(
             f"{name}-{epochs}epochs": Row(
                 settings | {"train.epochs": epochs},
                 {},
-                (name,) if name == "focal" else (f"focal-{epochs}epochs", name),
+                (*(f"{other}-{epochs}epochs" for other in others), name),
             )
             for epochs in (16, 32)
-            for name, settings in (("focal", GGNET | FOCAL), ("beta4", _hna(4)), ("beta7", _hna(7)))
+            for name, settings, others in (
+                ("focal", GGNET | FOCAL, ()),
+                ("beta4", _hna(4), ("focal", "beta7")),
+                ("beta7", _hna(7), ("focal",)),
+            )
         },
         "beta7-ramp": Row(GGNET | {"loss.beta_ramp": 0.5}, {}, ("focal", "beta7")),
         **{
