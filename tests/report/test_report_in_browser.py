@@ -154,7 +154,7 @@ def test_filters(visit, predicted, awkward):
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
 def test_pointing_at_a_hoi_moves_nothing(visit, predicted, size):
-    """At the page's end, where the rows under a pointer would change with the page's height."""
+    """Seen at its end, a page that grew or shrank would put another row under the pointer."""
     tab = visit(predicted, size)
     height = "document.documentElement.scrollHeight"
     first = tab.evaluate(height)

@@ -68,7 +68,8 @@ function plot(description) {
     );
   }
   const title = description.title + (description.y.name ? ` (${description.y.name})` : "");
-  return element("figure", { class: "plot" }, element("figcaption", { title }, title), legend, drawing);
+  const caption = element("figcaption", { title }, title);
+  return element("figure", { class: "plot" }, caption, legend, drawing);
 }
 
 const colorOf = (line, number) => (line.main ? "c9" : `c${number % PALETTE}`);
